@@ -1,1 +1,24 @@
-//! Decisions.
+//! `tun-proto`: bytes and decisions of tun.
+//!
+//! Nothing in this crate opens a socket, reads a clock, draws a random number or runs a task. Time, randomness
+//! and bytes are handed in; decisions and bytes come out. That is what lets property tests replay millions of
+//! steps, and it is held by the crate's dependencies (no async runtime) and by `clippy.toml`.
+//!
+//! The rooms:
+//! * [`wire`]: what crosses a connection, one message family a file.
+//! * [`auth`]: the proofs both ends give that they know the token.
+//! * [`session`]: resumable streams, login, heartbeat, takeover of an identity.
+//! * [`registry`]: who owns which proxy name and port.
+//! * [`tunnels`]: how many data tunnels a client holds and where a new stream goes.
+//! * [`admission`]: which unauthenticated connections may wait, and which must go.
+//! * [`backoff`]: when to try again.
+//! * [`limits`]: every number of the protocol, with its reason.
+
+pub mod admission;
+pub mod auth;
+pub mod backoff;
+pub mod limits;
+pub mod registry;
+pub mod session;
+pub mod tunnels;
+pub mod wire;

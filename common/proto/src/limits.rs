@@ -1,0 +1,96 @@
+//! Every number of the protocol, with its reason.
+
+use std::time::Duration;
+
+/// Version of the wire protocol, the fourth byte of every connection.
+pub const PROTOCOL_VERSION: u8 = 1;
+
+/// Longest message an unauthenticated peer may send, in bytes. A hello with all its fields is below 1 KiB.
+pub const MAX_HANDSHAKE_MESSAGE: usize = 4 * 1024;
+
+/// Longest control message of an authenticated peer, in bytes: a few hundred proxies in one registration.
+pub const MAX_CONTROL_MESSAGE: usize = 256 * 1024;
+
+/// Longest description attached to the opening of a stream, in bytes.
+pub const MAX_STREAM_META: usize = 4 * 1024;
+
+/// Most payload bytes of one data frame on the wire.
+///
+/// Together with its header it fits one multiplexer frame of 32 KiB, which costs a fifth less processor time
+/// per byte than 16 KiB; larger frames gain nothing and make other streams wait longer.
+pub const MAX_DATA: usize = 32 * 1024 - DATA_HEADROOM;
+
+/// Bytes kept free in front of a payload for its frame header: type, offset and length at their longest.
+pub const DATA_HEADROOM: usize = 16;
+
+/// Unacknowledged bytes a stream may hold to begin with: what fills 20 Mbit/s at 100 ms.
+pub const INITIAL_WINDOW: u64 = 256 * 1024;
+
+/// Unacknowledged bytes a stream may grow to: 1 Gbit/s at 100 ms needs 12.5 MB.
+pub const MAX_WINDOW: u64 = 16 * 1024 * 1024;
+
+/// Unacknowledged bytes a stream may hold however full its session is, so that a few streams with stuck readers
+/// cannot starve the others. The memory of a session is bounded by its cap plus this much for each stream.
+pub const WINDOW_FLOOR: u64 = 16 * 1024;
+
+/// Unacknowledged bytes that all streams of a session together may hold, beyond the floor of each.
+pub const SESSION_BUDGET: u64 = 64 * 1024 * 1024;
+
+/// What a queued chunk costs beside its bytes; charged so that one-byte writes cannot hold a hundred times
+/// their size.
+pub const CHUNK_OVERHEAD: u64 = 128;
+
+/// Delivered bytes after which an acknowledgement is sent at once.
+pub const ACK_EVERY: u64 = 64 * 1024;
+
+/// How long an acknowledgement may wait for data to ride along with.
+pub const ACK_DELAY: Duration = Duration::from_millis(25);
+
+/// Acknowledgement latency below which queueing is not worth worrying about; see the growth rule of
+/// `session::send`.
+pub const QUEUEING_SLACK: Duration = Duration::from_millis(10);
+
+/// How long a reset waits for a reader that does not take the bytes before it.
+pub const RESET_LINGER: Duration = Duration::from_secs(5);
+
+/// How long a session without any link is kept for its peer to come back, streams and all.
+///
+/// Longer than a reboot of a home router takes to bring the line back in most cases, and short enough that
+/// applications have mostly not given up.
+pub const RESUME_WINDOW: Duration = Duration::from_secs(60);
+
+/// How long public ports stay open without a link. A process that died is noticed by its visitors within this
+/// time; a link that is merely replaced is back sooner.
+pub const LISTEN_WITHOUT_LINK: Duration = Duration::from_secs(4);
+
+/// How long a session must be without a link before another instance of its identity, standing by, may have
+/// its place.
+pub const VACANT_AFTER: Duration = Duration::from_secs(3);
+
+/// How often a client that stands by asks whether its place is free.
+pub const STANDBY_RETRY: Duration = Duration::from_secs(3);
+
+/// One deadline for everything between accepting a connection and its login.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(8);
+
+/// Connections that may be in their handshake at once.
+pub const MAX_PENDING_HANDSHAKES: usize = 512;
+
+/// Connections of one address (IPv6: one /64) that may be in their handshake at once.
+pub const MAX_PENDING_PER_ADDRESS: usize = 128;
+
+/// Failed logins an address may make at once before it is refused.
+pub const LOGIN_FAILURE_BURST: u32 = 5;
+
+/// Time in which an address earns one more failed login.
+pub const LOGIN_FAILURE_REFILL: Duration = Duration::from_secs(6);
+
+/// Finished streams whose outcome is remembered, for a peer that lost the last acknowledgement with its link.
+pub const MAX_TOMBSTONES: usize = 1024;
+
+/// Streams one link may carry. yamux counts streams until both sides have forgotten them and ends the
+/// connection beyond its own limit, so ours lies well below [`LINK_STREAM_LIMIT`].
+pub const MAX_STREAMS_PER_LINK: usize = 6 * 1024;
+
+/// Stream limit configured in the multiplexer, equal on both sides.
+pub const LINK_STREAM_LIMIT: usize = 8 * 1024;

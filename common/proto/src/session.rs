@@ -1,0 +1,15 @@
+//! Sessions: two ends that know each other, and byte streams that outlive the links they cross.
+//!
+//! * [`stream`]: one resumable stream, made of [`send`] and [`recv`] halves and its attachments to links.
+//! * [`budget`]: the memory that all streams of a session share.
+//! * [`login`]: the handshake of a link, both sides.
+//! * [`heartbeat`]: when to ask for a sign of life, and when to give a link up.
+//! * [`takeover`]: which instance of an identity holds its place.
+
+pub mod budget;
+pub mod heartbeat;
+pub mod login;
+pub mod recv;
+pub mod send;
+pub mod stream;
+pub mod takeover;

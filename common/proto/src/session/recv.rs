@@ -1,0 +1,389 @@
+//! The receiving half of a stream: bytes put back in order, and when to acknowledge them.
+
+use crate::limits::{ACK_DELAY, ACK_EVERY, CHUNK_OVERHEAD, MAX_DATA, MAX_WINDOW};
+use crate::wire::stream::ResetCode;
+use bytes::{Buf, Bytes};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+/// What the peer's half ends with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PeerEnd {
+    Fin(u64),
+    Reset(u64, ResetCode),
+}
+
+impl PeerEnd {
+    fn at(self) -> u64 {
+        match self {
+            PeerEnd::Fin(at) | PeerEnd::Reset(at, _) => at,
+        }
+    }
+
+    /// What the end counts in acknowledgements, as [`super::send::End::weight`].
+    fn weight(self) -> u64 {
+        match self {
+            PeerEnd::Fin(_) => 1,
+            PeerEnd::Reset(..) => 2,
+        }
+    }
+}
+
+/// The peer sent more than it may, or contradicts itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the peer broke the stream protocol: {0}")]
+pub struct Violation(pub &'static str);
+
+/// What the application gets next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next<'a> {
+    /// Bytes.
+    Data(&'a [u8]),
+    /// The peer has sent all it will.
+    Fin,
+    /// The peer aborted the stream.
+    Reset(ResetCode),
+}
+
+/// Received bytes that are not delivered yet.
+#[derive(Debug)]
+pub struct RecvHalf {
+    /// In order, ready for the application.
+    ready: VecDeque<Bytes>,
+    /// Ahead of a gap, by offset; never overlapping each other.
+    early: BTreeMap<u64, Bytes>,
+    early_bytes: u64,
+    /// Offset behind the last byte received in order.
+    received: u64,
+    /// Bytes taken by the application; its end counts as one more.
+    delivered: u64,
+    end: Option<PeerEnd>,
+    end_delivered: bool,
+    /// The last acknowledgement sent.
+    acked: u64,
+    /// When delivered bytes must be acknowledged if nothing carries it earlier.
+    ack_at: Option<Instant>,
+}
+
+impl Default for RecvHalf {
+    fn default() -> Self {
+        RecvHalf {
+            ready: VecDeque::new(),
+            early: BTreeMap::new(),
+            early_bytes: 0,
+            received: 0,
+            delivered: 0,
+            end: None,
+            end_delivered: false,
+            acked: 0,
+            ack_at: None,
+        }
+    }
+}
+
+impl RecvHalf {
+    /// How far the half has received in order: where the peer may resume. The end counts, as in an
+    /// acknowledgement, once all before it is there.
+    pub fn received(&self) -> u64 {
+        self.received + self.end.filter(|end| end.at() <= self.received).map_or(0, PeerEnd::weight)
+    }
+
+    /// What the last acknowledgement says when everything is delivered.
+    pub fn final_ack(&self) -> u64 {
+        self.delivered
+    }
+
+    /// Bytes held.
+    pub fn held(&self) -> u64 {
+        self.ready.iter().map(|bytes| bytes.len() as u64).sum::<u64>() + self.early_bytes
+    }
+
+    /// True once the peer's end was delivered.
+    pub fn is_done(&self) -> bool {
+        self.end_delivered
+    }
+
+    /// True if the peer aborted the stream, delivered or not.
+    pub fn is_reset(&self) -> bool {
+        matches!(self.end, Some(PeerEnd::Reset(..)))
+    }
+
+    /// Takes bytes that arrived over any link, in any order, any number of times.
+    ///
+    /// # Errors
+    /// [`Violation`] if they lie beyond what an honest sender would send.
+    pub fn handle_data(&mut self, offset: u64, mut payload: Bytes) -> Result<(), Violation> {
+        let end = offset.checked_add(payload.len() as u64).ok_or(Violation("an offset beyond 64 bits"))?;
+        if end > self.delivered + MAX_WINDOW + MAX_DATA as u64 {
+            return Err(Violation("more unacknowledged bytes than the window allows"));
+        }
+        if self.end.is_some_and(|known| end > known.at()) {
+            return Err(Violation("bytes beyond the end"));
+        }
+        if end <= self.received || self.end_delivered {
+            return Ok(());
+        }
+        if offset <= self.received {
+            payload.advance((self.received - offset) as usize);
+            self.accept(payload);
+            self.drain_early();
+            return Ok(());
+        }
+        self.insert_early(offset, payload)
+    }
+
+    /// The peer's half ends after `offset` bytes.
+    ///
+    /// # Errors
+    /// [`Violation`] if that contradicts what was received.
+    pub fn handle_fin(&mut self, offset: u64) -> Result<(), Violation> {
+        self.handle_end(PeerEnd::Fin(offset), offset)
+    }
+
+    /// The peer aborted the stream after `offset` bytes.
+    ///
+    /// # Errors
+    /// [`Violation`] if that contradicts what was received.
+    pub fn handle_reset(&mut self, offset: u64, code: ResetCode) -> Result<(), Violation> {
+        self.handle_end(PeerEnd::Reset(offset, code), offset)
+    }
+
+    /// What the application gets next; `None` until more arrives.
+    pub fn next(&self) -> Option<Next<'_>> {
+        if let Some(front) = self.ready.front() {
+            return Some(Next::Data(front));
+        }
+        match self.end? {
+            _ if self.end_delivered => None,
+            PeerEnd::Fin(at) => (at == self.received).then_some(Next::Fin),
+            PeerEnd::Reset(at, code) => (at == self.received).then_some(Next::Reset(code)),
+        }
+    }
+
+    /// The reset that the peer sent, although bytes before it are missing or untaken.
+    pub fn early_reset(&self) -> Option<ResetCode> {
+        match self.end {
+            Some(PeerEnd::Reset(_, code)) if !self.end_delivered => Some(code),
+            _ => None,
+        }
+    }
+
+    /// The application took `len` bytes of what [`RecvHalf::next`] showed.
+    pub fn consume(&mut self, len: usize, now: Instant) {
+        let Some(front) = self.ready.front_mut() else { return };
+        let len = len.min(front.len());
+        front.advance(len);
+        if front.is_empty() {
+            self.ready.pop_front();
+            if self.ready.is_empty() && self.ready.capacity() > 8 {
+                self.ready = VecDeque::new();
+            }
+        }
+        self.delivered += len as u64;
+        if self.ack_at.is_none() {
+            self.ack_at = Some(now + ACK_DELAY);
+        }
+    }
+
+    /// The application took the end that [`RecvHalf::next`] showed, or is made to take a reset early.
+    pub fn consume_end(&mut self, now: Instant) {
+        let Some(end) = self.end else { return };
+        self.end_delivered = true;
+        self.ready = VecDeque::new();
+        self.early = BTreeMap::new();
+        self.early_bytes = 0;
+        self.received = end.at();
+        self.delivered = end.at() + end.weight();
+        self.ack_at = Some(now);
+    }
+
+    /// The application takes nothing any more: what is held is dropped.
+    pub fn discard(&mut self) {
+        self.ready = VecDeque::new();
+        self.early = BTreeMap::new();
+        self.early_bytes = 0;
+    }
+
+    /// The acknowledgement to send, if it is due at `now` or if something `departs` that it can ride along with.
+    pub fn take_ack(&mut self, departs: bool, now: Instant) -> Option<u64> {
+        let due =
+            self.ack_at.is_some_and(|at| departs || at <= now || self.delivered - self.acked >= ACK_EVERY);
+        due.then(|| {
+            self.ack_at = None;
+            self.acked = self.delivered;
+            self.delivered
+        })
+    }
+
+    /// When [`RecvHalf::take_ack`] has something to say at the latest.
+    pub fn ack_deadline(&self) -> Option<Instant> {
+        self.ack_at
+    }
+
+    /// The last acknowledgement may have been lost with its link: it is due again.
+    pub fn repeat_ack(&mut self, now: Instant) {
+        if self.delivered > 0 {
+            self.ack_at = Some(now);
+        }
+    }
+
+    /// True if an acknowledgement waits to be sent.
+    pub fn owes_ack(&self) -> bool {
+        self.ack_at.is_some()
+    }
+
+    fn handle_end(&mut self, end: PeerEnd, at: u64) -> Result<(), Violation> {
+        match (self.end, end) {
+            (None, _) => {}
+            (Some(known), _) if known.at() != at => return Err(Violation("two different ends")),
+            // An abort may follow an orderly end, never the other way round.
+            (Some(PeerEnd::Fin(_)), PeerEnd::Reset(..)) => {
+                self.end = Some(end);
+                self.end_delivered = false;
+                return Ok(());
+            }
+            (Some(_), _) => return Ok(()),
+        }
+        let farthest = self.early.last_key_value().map_or(0, |(offset, bytes)| offset + bytes.len() as u64);
+        if at < self.received.max(farthest) {
+            return Err(Violation("an end before bytes that were received"));
+        }
+        if at > self.delivered + MAX_WINDOW + MAX_DATA as u64 {
+            return Err(Violation("an end beyond the window"));
+        }
+        self.end = Some(end);
+        Ok(())
+    }
+
+    fn accept(&mut self, payload: Bytes) {
+        self.received += payload.len() as u64;
+        self.ready.push_back(payload);
+    }
+
+    fn insert_early(&mut self, offset: u64, mut payload: Bytes) -> Result<(), Violation> {
+        if let Some((&before, bytes)) = self.early.range(..=offset).next_back() {
+            let covered = (before + bytes.len() as u64).saturating_sub(offset) as usize;
+            if covered >= payload.len() {
+                return Ok(());
+            }
+            payload.advance(covered);
+            return self.insert_early_disjoint(offset + covered as u64, payload);
+        }
+        self.insert_early_disjoint(offset, payload)
+    }
+
+    /// Inserts a payload that no earlier one covers at its front; later ones that it covers are replaced.
+    fn insert_early_disjoint(&mut self, offset: u64, mut payload: Bytes) -> Result<(), Violation> {
+        while let Some((&after, bytes)) = self.early.range(offset..).next() {
+            let end = offset + payload.len() as u64;
+            if after >= end {
+                break;
+            }
+            if after + bytes.len() as u64 > end {
+                payload.truncate((after - offset) as usize);
+                break;
+            }
+            self.early_bytes -= bytes.len() as u64;
+            self.early.remove(&after);
+        }
+        if payload.is_empty() {
+            return Ok(());
+        }
+        // Many tiny pieces ahead of a gap would cost far more than their bytes.
+        if self.early.len() as u64 * CHUNK_OVERHEAD > MAX_WINDOW {
+            return Err(Violation("too many gaps"));
+        }
+        self.early_bytes += payload.len() as u64;
+        self.early.insert(offset, payload);
+        Ok(())
+    }
+
+    fn drain_early(&mut self) {
+        while let Some(entry) = self.early.first_entry() {
+            let offset = *entry.key();
+            if offset > self.received {
+                return;
+            }
+            let mut payload = entry.remove();
+            self.early_bytes -= payload.len() as u64;
+            let known = (self.received - offset) as usize;
+            if known < payload.len() {
+                payload.advance(known);
+                self.accept(payload);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(range: std::ops::Range<u8>) -> Bytes {
+        Bytes::from(range.collect::<Vec<_>>())
+    }
+
+    fn take_all(half: &mut RecvHalf, now: Instant) -> Vec<u8> {
+        let mut out = Vec::new();
+        while let Some(Next::Data(data)) = half.next() {
+            let len = data.len();
+            out.extend_from_slice(data);
+            half.consume(len, now);
+        }
+        out
+    }
+
+    #[test]
+    fn pieces_in_any_order_and_overlap_come_out_once_and_in_order() {
+        let now = Instant::now();
+        let mut half = RecvHalf::default();
+        for (offset, range) in [(10, 10..20), (4, 4..6), (5, 5..12), (15, 15..30), (0, 0..2), (25, 25..28)] {
+            half.handle_data(offset, bytes(range)).unwrap();
+        }
+        assert_eq!(take_all(&mut half, now), [0, 1]);
+        half.handle_data(1, bytes(1..5)).unwrap();
+        assert_eq!(take_all(&mut half, now), (2..30).collect::<Vec<u8>>());
+        assert_eq!((half.held(), half.received()), (0, 30));
+    }
+
+    #[test]
+    fn the_end_waits_for_the_bytes_before_it_and_is_acknowledged_as_one_byte() {
+        let now = Instant::now();
+        let mut half = RecvHalf::default();
+        half.handle_fin(3).unwrap();
+        assert_eq!(half.next(), None);
+        half.handle_data(0, bytes(0..3)).unwrap();
+        assert_eq!(take_all(&mut half, now), [0, 1, 2]);
+        assert_eq!(half.next(), Some(Next::Fin));
+        half.consume_end(now);
+        assert_eq!(half.take_ack(false, now), Some(4));
+        half.handle_fin(3).unwrap();
+        assert_eq!(half.next(), None, "a repeated end is delivered once");
+    }
+
+    #[test]
+    fn an_abort_after_a_delivered_end_is_delivered_too() {
+        let now = Instant::now();
+        let mut half = RecvHalf::default();
+        half.handle_fin(0).unwrap();
+        half.consume_end(now);
+        assert!(half.is_done());
+        half.handle_reset(0, ResetCode::Aborted).unwrap();
+        assert_eq!(half.next(), Some(Next::Reset(ResetCode::Aborted)));
+        half.consume_end(now);
+        assert_eq!(half.take_ack(false, now), Some(2));
+    }
+
+    #[test]
+    fn a_sender_that_ignores_the_window_or_its_own_end_is_caught() {
+        let mut half = RecvHalf::default();
+        assert!(half.handle_data(MAX_WINDOW + MAX_DATA as u64, bytes(0..1)).is_err());
+        assert!(half.handle_data(u64::MAX, bytes(0..2)).is_err());
+        half.handle_data(0, bytes(0..9)).unwrap();
+        assert!(half.handle_fin(4).is_err());
+        half.handle_fin(9).unwrap();
+        assert!(half.handle_data(9, bytes(0..1)).is_err());
+        assert!(half.handle_fin(10).is_err());
+        assert!(half.handle_reset(9, ResetCode::Aborted).is_ok(), "an abort may follow an orderly end");
+    }
+}

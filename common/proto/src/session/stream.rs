@@ -1,0 +1,498 @@
+//! A resumable byte stream: two halves, and the links they cross.
+//!
+//! Sans-IO. The caller reports what happened (`handle_*`), gives commands, and asks what to do next (`poll_*`).
+//! Every method that depends on time takes `now`.
+//!
+//! # Attachments
+//! A stream is *attached* to a link by a multiplexed stream of that link. Attachments are numbered by epoch; the
+//! one with the highest epoch is *current* and carries what this end sends. Frames are accepted from all of them,
+//! since every data frame names its offset.
+//!
+//! ```text
+//!            attach(Resend)                          attach(Switch) on a healthy link
+//!  orphaned ────────────────▶ current ─────────────────────────────▶ retiring: sends Switch, reads on
+//!     ▲                          │                                        │ the peer's Switch is in, too
+//!     └──────── handle_lost ─────┘                                        ▼
+//!                                                                      detached
+//! ```
+//! Only the opener of a stream attaches it; the acceptor follows. After `Resend` both ends send again from what
+//! the other says it has received; after `Switch` they go on where they are. If a retiring link dies after all,
+//! what it carried is sent again from the last acknowledgement.
+
+use super::budget::Budget;
+use super::recv::{Next, RecvHalf, Violation};
+use super::send::{End, Piece, SendHalf};
+use crate::limits::RESET_LINGER;
+use crate::wire::login::Id;
+use crate::wire::stream::{Attach, AttachMode, Frame, ResetCode};
+use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Attachments kept at once: the current one, one that retires, and a hedge for each.
+const MAX_ATTACHMENTS: usize = 4;
+
+/// One end of a resumable byte stream.
+#[derive(Debug)]
+pub struct Stream {
+    id: Id,
+    /// What the stream is for; present at the opener until the acceptor is known to know.
+    meta: Option<Bytes>,
+    opener: bool,
+    send: SendHalf,
+    recv: RecvHalf,
+    /// By ascending epoch.
+    attachments: Vec<Attachment>,
+    next_epoch: u32,
+    /// Highest offset that was given to any link.
+    transmitted: u64,
+    /// When a reset is delivered although the application does not take the bytes before it.
+    reset_due: Option<Instant>,
+    /// The stream failed on this side; no peer needs to be told.
+    failed: Option<ResetCode>,
+}
+
+#[derive(Debug)]
+struct Attachment {
+    epoch: u32,
+    /// What goes out before anything else.
+    greeting: Option<Greeting>,
+    /// Next offset to send here.
+    cursor: u64,
+    /// The end was sent here.
+    end_sent: Option<End>,
+    retiring: Option<Retiring>,
+    /// A later attachment sends again whatever was sent here.
+    covered: bool,
+    /// The peer's `Switch` arrived.
+    switched_in: bool,
+    /// The peer has answered on this attachment.
+    confirmed: bool,
+}
+
+#[derive(Debug)]
+enum Greeting {
+    Attach(AttachMode),
+    Attached,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retiring {
+    /// `Switch` is still to be sent.
+    Owed,
+    /// It was.
+    Told,
+}
+
+/// Something to send over one attachment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Transmit {
+    /// The header that attaches the stream.
+    Attach(Attach),
+    /// A small frame.
+    Frame(Frame),
+    /// A data frame, encoded.
+    Data(Bytes),
+}
+
+impl Transmit {
+    /// Appends the bytes to `out`.
+    pub fn encode(&self, out: &mut BytesMut) {
+        match self {
+            Transmit::Attach(attach) => attach.encode(out),
+            Transmit::Frame(frame) => frame.encode(out),
+            Transmit::Data(bytes) => out.extend_from_slice(bytes),
+        }
+    }
+}
+
+impl Stream {
+    /// A stream that this side opens; `meta` tells the acceptor what for. It has no attachment yet.
+    pub fn open(id: Id, meta: Bytes, budget: Arc<Budget>) -> Self {
+        Self::new(id, Some(meta), true, budget)
+    }
+
+    /// A stream that the peer opens; follow with [`Stream::handle_attach`].
+    pub fn accept(id: Id, budget: Arc<Budget>) -> Self {
+        Self::new(id, None, false, budget)
+    }
+
+    fn new(id: Id, meta: Option<Bytes>, opener: bool, budget: Arc<Budget>) -> Self {
+        Stream {
+            id,
+            meta,
+            opener,
+            send: SendHalf::new(budget),
+            recv: RecvHalf::default(),
+            attachments: Vec::new(),
+            next_epoch: 0,
+            transmitted: 0,
+            reset_due: None,
+            failed: None,
+        }
+    }
+
+    // --- getters ---
+
+    /// The stream's identifier.
+    pub fn id(&self) -> Id {
+        self.id
+    }
+
+    /// True if this side opens and attaches the stream.
+    pub fn is_opener(&self) -> bool {
+        self.opener
+    }
+
+    /// The attachment that carries what this end sends.
+    pub fn current(&self) -> Option<u32> {
+        self.attachments.last().filter(|a| a.retiring.is_none()).map(|a| a.epoch)
+    }
+
+    /// True if nothing is left to do, and the peer knows all it needs to.
+    pub fn is_closed(&self) -> bool {
+        if self.failed.is_some() {
+            return true;
+        }
+        let aborted = matches!(self.send.ending(), Some(End::Reset(_)));
+        self.send.is_done()
+            && (aborted && !self.recv.is_reset() || self.recv.is_done() && !self.recv.owes_ack())
+    }
+
+    /// True if the application finished or aborted its half.
+    pub fn is_ended(&self) -> bool {
+        self.send.ending().is_some()
+    }
+
+    /// Why the stream failed on this side without the application's doing.
+    pub fn failure(&self) -> Option<ResetCode> {
+        self.failed
+    }
+
+    /// What to tell a peer that attaches the stream once more after it is closed; `None` after a failure.
+    pub fn epitaph(&self) -> Option<u64> {
+        (self.failed.is_none() && self.recv.is_done()).then(|| self.recv.final_ack())
+    }
+
+    /// Bytes held for retransmission and for delivery, with the overhead that is charged for them.
+    pub fn held(&self) -> (u64, u64) {
+        (self.send.held(), self.recv.held())
+    }
+
+    /// Bytes written by the application, and bytes delivered to it.
+    pub fn progress(&self) -> (u64, u64) {
+        (self.send.end(), self.recv.received() - self.recv.held())
+    }
+
+    // --- commands of the application ---
+
+    /// Bytes that may be written now.
+    pub fn room(&mut self) -> usize {
+        if self.failed.is_some() { 0 } else { self.send.room() }
+    }
+
+    /// Writes a chunk, see [`SendHalf::push`].
+    pub fn push(&mut self, frame: BytesMut) {
+        self.send.push(frame);
+    }
+
+    /// Ends this side's half in order.
+    pub fn finish(&mut self) {
+        self.send.finish(End::Fin, self.transmitted);
+    }
+
+    /// Aborts the stream in both directions. Bytes that left already are still delivered before the abort.
+    pub fn abort(&mut self, code: ResetCode, now: Instant) {
+        self.send.finish(End::Reset(code), self.transmitted);
+        self.recv.discard();
+        if self.recv.is_reset() && !self.recv.is_done() {
+            self.recv.consume_end(now);
+        }
+        self.reset_due = None;
+    }
+
+    /// Ends the stream on this side only: there is no peer any more, or it broke the rules.
+    pub fn fail(&mut self, code: ResetCode) {
+        self.failed.get_or_insert(code);
+        self.send.abandon();
+        self.recv.discard();
+        self.attachments.clear();
+    }
+
+    /// What the application gets next.
+    pub fn next(&self, now: Instant) -> Option<Next<'_>> {
+        if let Some(code) = self.failed {
+            return Some(Next::Reset(code));
+        }
+        if self.is_aborted() {
+            return None;
+        }
+        if self.reset_due.is_some_and(|due| due <= now) {
+            return self.recv.early_reset().map(Next::Reset);
+        }
+        self.recv.next()
+    }
+
+    /// The application took `len` bytes.
+    pub fn consume(&mut self, len: usize, now: Instant) {
+        self.recv.consume(len, now);
+    }
+
+    /// The application took the end or the reset.
+    pub fn consume_end(&mut self, now: Instant) {
+        self.recv.consume_end(now);
+        self.reset_due = None;
+    }
+
+    // --- commands and events of the links ---
+
+    /// Attaches the stream to another link; only the opener does. Returns the attachment's epoch.
+    pub fn attach(&mut self, mode: AttachMode) -> u32 {
+        let epoch = self.next_epoch;
+        let acked = self.send.acked();
+        self.add_attachment(epoch, mode, acked, Greeting::Attach(mode));
+        epoch
+    }
+
+    /// The peer attaches the stream. Returns the attachment's epoch.
+    ///
+    /// # Errors
+    /// [`Violation`] if the header cannot belong to this stream, or is older than an attachment that exists.
+    pub fn handle_attach(&mut self, attach: &Attach, now: Instant) -> Result<u32, Violation> {
+        if self.opener {
+            return Err(Violation("the acceptor of a stream attached it"));
+        }
+        if attach.epoch < self.next_epoch || attach.epoch == u32::MAX {
+            return Err(Violation("an attachment older than the current one"));
+        }
+        self.check_received(attach.received)?;
+        self.add_attachment(attach.epoch, attach.mode, attach.received, Greeting::Attached);
+        self.recv.repeat_ack(now);
+        Ok(attach.epoch)
+    }
+
+    /// A frame arrived over an attachment; one that is not known any more changes nothing.
+    ///
+    /// # Errors
+    /// [`Violation`] if the peer broke the protocol; the stream must then be aborted.
+    pub fn handle_frame(&mut self, epoch: u32, frame: Frame, now: Instant) -> Result<(), Violation> {
+        let Some(index) = self.attachments.iter().position(|a| a.epoch == epoch) else { return Ok(()) };
+        match frame {
+            Frame::Attached { received } => self.handle_attached(index, received, now),
+            Frame::Data { offset, payload } => {
+                if self.is_aborted() {
+                    return Ok(());
+                }
+                self.recv.handle_data(offset, payload)
+            }
+            Frame::Ack { offset } => {
+                if self.send.handle_ack(offset, now) {
+                    Ok(())
+                } else {
+                    Err(Violation("an acknowledgement of bytes never sent"))
+                }
+            }
+            Frame::Fin { offset } => {
+                if self.is_aborted() {
+                    return Ok(());
+                }
+                self.recv.handle_fin(offset)
+            }
+            Frame::Reset { offset, code } => self.handle_reset(offset, code, now),
+            Frame::Switch { .. } => {
+                self.attachments[index].switched_in = true;
+                Ok(())
+            }
+            Frame::Unknown if self.opener => {
+                self.fail(ResetCode::SessionOver);
+                Ok(())
+            }
+            Frame::Unknown => Err(Violation("the opener does not know its stream")),
+        }
+    }
+
+    /// The multiplexed stream of an attachment ended, or its link died.
+    pub fn handle_lost(&mut self, epoch: u32) {
+        let Some(index) = self.attachments.iter().position(|a| a.epoch == epoch) else { return };
+        let lost = self.attachments.remove(index);
+        let acked = self.send.acked();
+        let was_current = index == self.attachments.len();
+        let unacknowledged = lost.cursor > acked || lost.end_sent.is_some();
+        if was_current || lost.covered || !unacknowledged {
+            return;
+        }
+        // What a retiring link carried and nobody acknowledged goes out again over the current one.
+        if let Some(current) = self.attachments.last_mut() {
+            current.cursor = current.cursor.min(acked);
+            current.end_sent = None;
+        }
+    }
+
+    /// True if the opener should attach the stream to a link: it has no current attachment.
+    pub fn wants_attachment(&self) -> bool {
+        self.opener && !self.is_closed() && self.current().is_none()
+    }
+
+    /// An attachment with which the caller can close the multiplexed stream: nothing more crosses it.
+    pub fn poll_detached(&mut self) -> Option<u32> {
+        let current = self.attachments.last()?;
+        let (newest, confirmed) = (current.epoch, current.confirmed);
+        let (acked, ended) = (self.send.acked(), self.send.is_done());
+        let index = self.attachments.iter().position(|a| {
+            let arrived = a.cursor <= acked && (a.end_sent.is_none() || ended);
+            let switched = a.retiring == Some(Retiring::Told) && a.switched_in && arrived;
+            // The opener replaced this one without a switch, and the acceptor has followed.
+            let replaced = self.opener && a.epoch != newest && a.retiring.is_none() && confirmed;
+            switched || replaced
+        });
+        let index = index.or_else(|| (self.attachments.len() > MAX_ATTACHMENTS).then_some(0))?;
+        let epoch = self.attachments[index].epoch;
+        self.handle_lost(epoch);
+        Some(epoch)
+    }
+
+    /// What to send over attachment `epoch` next.
+    pub fn poll_transmit(&mut self, epoch: u32, now: Instant) -> Option<Transmit> {
+        let index = self.attachments.iter().position(|a| a.epoch == epoch)?;
+        if let Some(greeting) = self.attachments[index].greeting.take() {
+            return Some(self.greet(index, greeting));
+        }
+        if self.current() != Some(epoch) {
+            let attachment = &mut self.attachments[index];
+            if attachment.retiring == Some(Retiring::Owed) {
+                attachment.retiring = Some(Retiring::Told);
+                return Some(Transmit::Frame(Frame::Switch { offset: attachment.cursor }));
+            }
+            return None;
+        }
+        let acked = self.send.acked();
+        let attachment = &mut self.attachments[index];
+        attachment.cursor = attachment.cursor.max(acked);
+        let piece = self.send.piece(attachment.cursor);
+        let end = match self.send.ending() {
+            Some(end) if piece.is_none() && !self.send.is_done() && attachment.end_sent != Some(end) => {
+                Some(end)
+            }
+            _ => None,
+        };
+        if let Some(offset) = self.recv.take_ack(piece.is_some() || end.is_some(), now) {
+            return Some(Transmit::Frame(Frame::Ack { offset }));
+        }
+        if let Some(piece) = piece {
+            return Some(self.transmit_piece(index, piece, now));
+        }
+        let end = end?;
+        self.attachments[index].end_sent = Some(end);
+        let offset = self.send.end();
+        Some(Transmit::Frame(match end {
+            End::Fin => Frame::Fin { offset },
+            End::Reset(code) => Frame::Reset { offset, code },
+        }))
+    }
+
+    /// When [`Stream::handle_timeout`] wants to be called, at the latest.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let ack = self.current().and(self.recv.ack_deadline());
+        [ack, self.reset_due].into_iter().flatten().min()
+    }
+
+    // --- internals ---
+
+    fn is_aborted(&self) -> bool {
+        matches!(self.send.ending(), Some(End::Reset(_)))
+    }
+
+    fn add_attachment(&mut self, epoch: u32, mode: AttachMode, resume_at: u64, greeting: Greeting) {
+        let end = self.send.end();
+        let mut cursor = resume_at.min(end);
+        let mut end_sent = self.send.ending().filter(|e| resume_at >= end + e.weight());
+        let retire = mode == AttachMode::Switch && self.current().is_some();
+        if retire && let Some(old) = self.attachments.last_mut() {
+            old.retiring = Some(Retiring::Owed);
+            cursor = old.cursor;
+            end_sent = old.end_sent;
+        } else {
+            self.attachments.iter_mut().for_each(|a| a.covered = true);
+        }
+        self.send.handle_path_change();
+        self.next_epoch = epoch + 1;
+        self.attachments.push(Attachment {
+            epoch,
+            greeting: Some(greeting),
+            cursor,
+            end_sent,
+            retiring: None,
+            covered: false,
+            switched_in: false,
+            confirmed: !self.opener,
+        });
+    }
+
+    fn greet(&mut self, index: usize, greeting: Greeting) -> Transmit {
+        let received = self.recv.received();
+        match greeting {
+            Greeting::Attached => Transmit::Frame(Frame::Attached { received }),
+            Greeting::Attach(mode) => Transmit::Attach(Attach {
+                stream: self.id,
+                epoch: self.attachments[index].epoch,
+                mode,
+                received,
+                meta: self.meta.clone().unwrap_or_default(),
+            }),
+        }
+    }
+
+    fn transmit_piece(&mut self, index: usize, piece: Piece, now: Instant) -> Transmit {
+        let (end, transmit) = match piece {
+            Piece::Frame(frame, end) => (end, Transmit::Data(frame)),
+            Piece::Part(offset, payload) => {
+                (offset + payload.len() as u64, Transmit::Frame(Frame::Data { offset, payload }))
+            }
+        };
+        self.attachments[index].cursor = end;
+        self.transmitted = self.transmitted.max(end);
+        self.send.handle_sent(end, now);
+        transmit
+    }
+
+    fn check_received(&self, received: u64) -> Result<(), Violation> {
+        let most = self.send.end() + self.send.ending().map_or(0, End::weight);
+        if received > most {
+            return Err(Violation("the peer received more than was sent"));
+        }
+        Ok(())
+    }
+
+    fn handle_attached(&mut self, index: usize, received: u64, now: Instant) -> Result<(), Violation> {
+        if !self.opener {
+            return Err(Violation("the opener answered an attachment"));
+        }
+        self.check_received(received)?;
+        let end = self.send.end();
+        let ending = self.send.ending();
+        let attachment = &mut self.attachments[index];
+        attachment.confirmed = true;
+        attachment.cursor = attachment.cursor.max(received.min(end));
+        if let Some(ending) = ending.filter(|e| received >= end + e.weight()) {
+            attachment.end_sent = Some(ending);
+        }
+        self.meta = None;
+        if index + 1 == self.attachments.len() {
+            self.recv.repeat_ack(now);
+        }
+        Ok(())
+    }
+
+    fn handle_reset(&mut self, offset: u64, code: ResetCode, now: Instant) -> Result<(), Violation> {
+        self.recv.handle_reset(offset, code)?;
+        let ours = self.is_aborted();
+        self.send.abandon();
+        if ours {
+            // Both ends aborted: neither application wants the rest.
+            self.recv.consume_end(now);
+        } else if self.recv.early_reset().is_some() {
+            self.reset_due.get_or_insert(now + RESET_LINGER);
+        }
+        Ok(())
+    }
+}
