@@ -142,12 +142,13 @@ impl Attach {
         first == ATTACH
     }
 
-    /// Takes a header from the front of `input`; `None` if it is not complete yet.
+    /// Takes a header from the front of `input`, a buffer in one piece ([`Bytes`] or [`BytesMut`]); `None` if it is
+    /// not complete yet.
     ///
     /// # Errors
     /// [`WireError`] if it is no header, or announces more than [`MAX_STREAM_META`].
-    pub fn decode(input: &mut BytesMut) -> Result<Option<Attach>, WireError> {
-        let mut rest = &input[..];
+    pub fn decode(input: &mut impl Buf) -> Result<Option<Attach>, WireError> {
+        let mut rest = input.chunk();
         if !rest.has_remaining() {
             return Ok(None);
         }
@@ -179,9 +180,9 @@ impl Attach {
         if rest.remaining() < len as usize {
             return Ok(None);
         }
-        let header = input.len() - rest.remaining();
+        let header = input.remaining() - rest.remaining();
         input.advance(header);
-        let meta = input.split_to(len as usize).freeze();
+        let meta = input.copy_to_bytes(len as usize);
         Ok(Some(Attach { stream, epoch, mode, received, meta }))
     }
 }
@@ -207,13 +208,13 @@ impl Frame {
         }
     }
 
-    /// Takes a frame from the front of `input`; `None` if it is not complete yet. A payload shares the memory
-    /// of `input`.
+    /// Takes a frame from the front of `input`, a buffer in one piece ([`Bytes`] or [`BytesMut`]); `None` if it is
+    /// not complete yet. A payload shares the memory of `input`.
     ///
     /// # Errors
     /// [`WireError`] if it is no frame, or announces more than [`MAX_DATA`] bytes.
-    pub fn decode(input: &mut BytesMut) -> Result<Option<Frame>, WireError> {
-        let mut rest = &input[..];
+    pub fn decode(input: &mut impl Buf) -> Result<Option<Frame>, WireError> {
+        let mut rest = input.chunk();
         if !rest.has_remaining() {
             return Ok(None);
         }
@@ -238,17 +239,17 @@ impl Frame {
                 Frame::Reset { offset, code: ResetCode::decode(rest.get_u8())? }
             }
             _ => {
-                let consumed = input.len() - rest.remaining();
+                let consumed = input.remaining() - rest.remaining();
                 return Self::decode_data(input, consumed, offset);
             }
         };
-        let len = input.len() - rest.remaining();
+        let len = input.remaining() - rest.remaining();
         input.advance(len);
         Ok(Some(frame))
     }
 
-    fn decode_data(input: &mut BytesMut, consumed: usize, offset: u64) -> Result<Option<Frame>, WireError> {
-        let mut rest = &input[consumed..];
+    fn decode_data(input: &mut impl Buf, consumed: usize, offset: u64) -> Result<Option<Frame>, WireError> {
+        let mut rest = &input.chunk()[consumed..];
         let Some(len) = varint::get(&mut rest)? else { return Ok(None) };
         if len == 0 || len > MAX_DATA as u64 {
             return Err(WireError::TooLong { what: "data frame", len, max: MAX_DATA as u64 });
@@ -256,9 +257,9 @@ impl Frame {
         if rest.remaining() < len as usize {
             return Ok(None);
         }
-        let header = input.len() - rest.remaining();
+        let header = input.remaining() - rest.remaining();
         input.advance(header);
-        Ok(Some(Frame::Data { offset, payload: input.split_to(len as usize).freeze() }))
+        Ok(Some(Frame::Data { offset, payload: input.copy_to_bytes(len as usize) }))
     }
 }
 
