@@ -124,7 +124,7 @@ impl Stream {
             opener,
             send: SendHalf::new(budget),
             recv: RecvHalf::default(),
-            attachments: Vec::new(),
+            attachments: Vec::with_capacity(1),
             next_epoch: 0,
             transmitted: 0,
             reset_due: None,
@@ -157,6 +157,11 @@ impl Stream {
         let aborted = matches!(self.send.ending(), Some(End::Reset(_)));
         self.send.is_done()
             && (aborted && !self.recv.is_reset() || self.recv.is_done() && !self.recv.owes_ack())
+    }
+
+    /// True once the acceptor is known to know the stream.
+    pub fn is_answered(&self) -> bool {
+        self.meta.is_none()
     }
 
     /// True if the application finished or aborted its half.

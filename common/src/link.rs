@@ -1,0 +1,287 @@
+//! Links: authenticated, multiplexed connections between two ends.
+//!
+//! * [`tcp`] dials and tunes sockets, [`tls`] encrypts them, [`handshake`] logs in over them;
+//! * [`yamux`] multiplexes what comes out, and is the only file that knows the multiplexer;
+//! * [`heartbeat`] keeps a link honest;
+//! * [`Link`] is what the session sees: streams to open, streams that the peer opened, and an end.
+
+mod buffered;
+pub mod handshake;
+pub mod heartbeat;
+pub mod tcp;
+pub mod tls;
+mod yamux;
+
+pub use buffered::Io;
+
+use bytes::{Bytes, BytesMut};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tun_proto::limits::MAX_STREAMS_PER_LINK;
+
+/// Streams that the peer opened and nobody has taken yet; beyond, new ones are refused.
+const INBOUND_BACKLOG: usize = 256;
+
+/// Requests to open a stream that wait for the multiplexer.
+const OPEN_BACKLOG: usize = 64;
+
+/// A handle to a link; cheap to clone. The link lives until it is closed, breaks, or its driver is stopped.
+#[derive(Debug, Clone)]
+pub struct Link {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    number: u32,
+    peer: SocketAddr,
+    opens: mpsc::Sender<oneshot::Sender<LinkStream>>,
+    traffic: Arc<Traffic>,
+    streams: Arc<AtomicUsize>,
+    retiring: AtomicBool,
+    /// Asks the driver to close the link.
+    close: CancellationToken,
+    /// Cancelled by the driver when the link is gone.
+    gone: CancellationToken,
+    reason: OnceLock<String>,
+}
+
+/// Which end of the multiplexed connection this is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The end that dialled.
+    Dialer,
+    /// The end that accepted.
+    Acceptor,
+}
+
+/// What a new link consists of.
+pub struct NewLink {
+    /// The handle.
+    pub link: Link,
+    /// Streams that the peer opens.
+    pub inbound: mpsc::Receiver<LinkStream>,
+    /// Moves the bytes; to be spawned. Ends when the link is gone.
+    pub driver: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl Link {
+    /// Multiplexes `io` with yamux. `number` names the link within its session; `read_ahead` are bytes that were
+    /// read from `io` already.
+    pub fn over_yamux(
+        io: Box<dyn Io>,
+        read_ahead: BytesMut,
+        side: Side,
+        number: u32,
+        peer: SocketAddr,
+    ) -> NewLink {
+        let (opens, requests) = mpsc::channel(OPEN_BACKLOG);
+        let (accepted, inbound) = mpsc::channel(INBOUND_BACKLOG);
+        let traffic = Arc::new(Traffic::new());
+        let link = Link {
+            inner: Arc::new(Inner {
+                number,
+                peer,
+                opens,
+                traffic: traffic.clone(),
+                streams: Arc::new(AtomicUsize::new(0)),
+                retiring: AtomicBool::new(false),
+                close: CancellationToken::new(),
+                gone: CancellationToken::new(),
+                reason: OnceLock::new(),
+            }),
+        };
+        let (io, flusher) = buffered::buffered(io, read_ahead, traffic);
+        let driver = yamux::Driver::new(io, flusher, side, link.clone(), requests, accepted);
+        NewLink { link, inbound, driver: Box::pin(driver.run()) }
+    }
+
+    /// The link's number within its session.
+    pub fn number(&self) -> u32 {
+        self.inner.number
+    }
+
+    /// The peer's address.
+    pub fn peer(&self) -> SocketAddr {
+        self.inner.peer
+    }
+
+    /// What crossed the link.
+    pub fn traffic(&self) -> &Traffic {
+        &self.inner.traffic
+    }
+
+    /// Streams open now, those of the link itself included.
+    pub fn streams(&self) -> usize {
+        self.inner.streams.load(Ordering::Relaxed)
+    }
+
+    /// True if new streams may be placed here.
+    pub fn is_usable(&self) -> bool {
+        !self.is_gone() && !self.is_retiring() && self.streams() < MAX_STREAMS_PER_LINK
+    }
+
+    /// True if the link takes no new streams because it is about to be closed.
+    pub fn is_retiring(&self) -> bool {
+        self.inner.retiring.load(Ordering::Relaxed)
+    }
+
+    /// Takes the link out of use for new streams.
+    pub fn retire(&self) {
+        self.inner.retiring.store(true, Ordering::Relaxed);
+    }
+
+    /// Opens a stream. Costs no round trip; the peer learns of it with the first bytes. Cancellation safe.
+    ///
+    /// # Errors
+    /// `NotConnected` when the link is gone.
+    pub async fn open(&self) -> io::Result<LinkStream> {
+        let (reply, stream) = oneshot::channel();
+        let gone = || io::Error::new(io::ErrorKind::NotConnected, "the link is gone");
+        self.inner.opens.send(reply).await.map_err(|_| gone())?;
+        stream.await.map_err(|_| gone())
+    }
+
+    /// Closes the link, for a reason that others will read. What is queued may be lost.
+    pub fn close(&self, reason: impl Into<String>) {
+        self.inner.reason.get_or_init(|| reason.into());
+        self.inner.close.cancel();
+    }
+
+    /// Resolves when the link is gone. Cancellation safe.
+    pub async fn gone(&self) {
+        self.inner.gone.cancelled().await;
+    }
+
+    /// True once the link is gone.
+    pub fn is_gone(&self) -> bool {
+        self.inner.gone.is_cancelled()
+    }
+
+    /// Why the link is gone.
+    pub fn reason(&self) -> &str {
+        self.inner.reason.get().map_or("closed", String::as_str)
+    }
+
+    fn end(&self, reason: impl Into<String>) {
+        self.inner.reason.get_or_init(|| reason.into());
+        self.inner.gone.cancel();
+    }
+}
+
+/// A multiplexed byte stream of a link.
+///
+/// Reading hands out the chunks that arrived, without copying them. Dropping a stream that was not closed resets it.
+pub struct LinkStream {
+    io: Box<dyn MuxStream>,
+    streams: Arc<AtomicUsize>,
+}
+
+/// What a multiplexer's streams must be able to do.
+trait MuxStream: Send + Unpin {
+    /// The next bytes; `None` at the end, which may be a reset.
+    fn poll_read_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>>;
+    /// Queues bytes for sending; returns how many were taken.
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
+    /// Ends the sending side in order.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl LinkStream {
+    fn new(io: Box<dyn MuxStream>, link: &Link) -> Self {
+        link.inner.streams.fetch_add(1, Ordering::Relaxed);
+        LinkStream { io, streams: link.inner.streams.clone() }
+    }
+
+    /// The next bytes; `None` at the end, which may be a reset.
+    pub fn poll_read_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        self.io.poll_read_chunk(cx)
+    }
+
+    /// Queues bytes for sending; returns how many were taken.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.io.poll_write(cx, bytes)
+    }
+
+    /// Ends the sending side in order.
+    pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io.poll_close(cx)
+    }
+
+    /// The next bytes, as a future. Cancellation safe.
+    ///
+    /// # Errors
+    /// When the link is gone.
+    pub async fn read_chunk(&mut self) -> io::Result<Option<Bytes>> {
+        std::future::poll_fn(|cx| self.poll_read_chunk(cx)).await
+    }
+
+    /// Sends all of `bytes`. Not cancellation safe: part of them may have been taken.
+    ///
+    /// # Errors
+    /// When the link is gone or the peer reset the stream.
+    pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let n = std::future::poll_fn(|cx| self.poll_write(cx, bytes)).await?;
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+}
+
+impl Drop for LinkStream {
+    fn drop(&mut self) {
+        self.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts what crosses a link, and remembers when something last arrived.
+#[derive(Debug)]
+pub struct Traffic {
+    born: Instant,
+    /// Nanoseconds after `born`.
+    heard: AtomicU64,
+    read: AtomicU64,
+    written: AtomicU64,
+}
+
+impl Traffic {
+    fn new() -> Self {
+        Traffic {
+            born: Instant::now(),
+            heard: AtomicU64::new(0),
+            read: AtomicU64::new(0),
+            written: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes that arrived.
+    pub fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that left.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// When something last arrived; the link's birth to begin with.
+    pub fn heard(&self) -> Instant {
+        self.born + Duration::from_nanos(self.heard.load(Ordering::Relaxed))
+    }
+
+    fn note_read(&self, bytes: usize) {
+        self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.heard.store(self.born.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    fn note_written(&self, bytes: usize) {
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,75 @@
+//! TCP sockets as tun wants them: no delay, kept alive, and reset on demand.
+
+use socket2::{SockRef, TcpKeepalive};
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+
+/// Connections that the kernel may hold for us before they are accepted. The default of 128 is too small for a
+/// burst of visitors.
+const BACKLOG: u32 = 1024;
+
+/// How many times the kernel asks a silent peer before it gives the connection up.
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// Prepares a socket for relaying: every byte leaves at once, and a peer that vanished is noticed.
+///
+/// # Errors
+/// Those of the socket options.
+pub fn tune(stream: &TcpStream, keepalive: Option<Duration>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    if let Some(idle) = keepalive {
+        let socket = SockRef::from(stream);
+        let probes = TcpKeepalive::new()
+            .with_time(idle)
+            .with_interval(Duration::from_secs(15))
+            .with_retries(KEEPALIVE_RETRIES);
+        socket.set_tcp_keepalive(&probes)?;
+    }
+    Ok(())
+}
+
+/// Makes the close that follows a reset, so that the peer learns that the stream was aborted.
+pub fn reset_on_close(stream: &TcpStream) {
+    // A failure means that the connection is gone already.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// Listens on `address`.
+///
+/// # Errors
+/// Those of binding, typically that the port is in use or not permitted.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restarted server must not wait for the connections of its predecessor to leave TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    if address.is_ipv6() {
+        // `::` means every address of both families, as in frp.
+        SockRef::from(&socket).set_only_v6(false)?;
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Resolves `host` and connects to the first address that answers.
+///
+/// # Errors
+/// The error of the last address tried.
+pub async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let mut last = None;
+    for address in lookup_host((host, port)).await? {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+}
+
+/// Pauses an accept loop after an error that will not go away at once, such as too many open files.
+pub fn is_out_of_resources(error: &io::Error) -> bool {
+    // EMFILE, ENFILE, ENOBUFS, ENOMEM: the same numbers on every unix we run on.
+    matches!(error.raw_os_error(), Some(24 | 23 | 105 | 55 | 12))
+}

@@ -1,0 +1,286 @@
+//! TLS 1.3 between client and server: certificates, verification, and what binds a login to its connection.
+//!
+//! Without a CA the client accepts any certificate: the login's proofs, bound to this connection's keying material,
+//! are what detects a man in the middle (see [`tun_proto::auth`]). With `trustedCaFile` the certificate is verified
+//! as well. This is the only file that configures rustls.
+
+use rcgen::{CertificateParams, KeyPair};
+use ring::digest;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tun_proto::auth::EXPORTER_LABEL;
+use tun_proto::wire::login::Bytes32;
+
+/// Name in the server's own certificate, and the one a client asks for when none is configured and the server is
+/// reached by an address that a certificate cannot name.
+const OWN_NAME: &str = "tuns";
+
+/// What can be wrong with the configured files.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read, or holds nothing of the kind expected.
+    #[error("{what} {path}: {reason}", path = path.display())]
+    File {
+        /// The key that names the file.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// rustls does not accept the combination.
+    #[error("the TLS configuration is not usable: {0}")]
+    Rustls(#[from] rustls::Error),
+    /// The server name cannot be one.
+    #[error("transport.tls.serverName: \"{0}\" is neither a DNS name nor an IP address")]
+    ServerName(String),
+    /// The server could not make a certificate for itself.
+    #[error("no certificate could be made: {0}")]
+    OwnCertificate(#[from] rcgen::Error),
+    /// The verifier cannot be built from the CA file.
+    #[error("transport.tls.trustedCaFile: {0}")]
+    Verifier(String),
+}
+
+/// Files that a side may be configured with.
+#[derive(Debug, Clone, Default)]
+pub struct Files {
+    /// Own certificate chain.
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    pub key: Option<PathBuf>,
+    /// CA that the peer's certificate must come from.
+    pub trusted_ca: Option<PathBuf>,
+}
+
+/// An encrypted connection and what the login needs to know of it.
+pub struct Secured<S> {
+    /// The connection.
+    pub stream: S,
+    /// Keying material that only the two ends of this connection have.
+    pub exporter: [u8; 32],
+    /// Fingerprint of the server's certificate, as this side sees it.
+    pub certificate: Option<Bytes32>,
+}
+
+/// The server's side.
+#[derive(Clone)]
+pub struct ServerTls {
+    acceptor: TlsAcceptor,
+    fingerprint: Bytes32,
+}
+
+impl ServerTls {
+    /// Reads the files; without a certificate one is made that lives as long as the process.
+    ///
+    /// # Errors
+    /// [`TlsError`], naming the key and the file.
+    pub fn new(files: &Files) -> Result<Self, TlsError> {
+        let (chain, key) = match own_identity(files)? {
+            Some(identity) => identity,
+            None => self_signed()?,
+        };
+        let fingerprint = fingerprint(&chain[0]);
+        let builder = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?;
+        let builder = match &files.trusted_ca {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let roots = Arc::new(roots(path)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+                    .build()
+                    .map_err(|error| TlsError::Verifier(error.to_string()))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder.with_single_cert(chain, key)?;
+        // A ticket that the client never reads turns its close into a reset, which can cost the last bytes.
+        config.send_tls13_tickets = 0;
+        Ok(ServerTls { acceptor: TlsAcceptor::from(Arc::new(config)), fingerprint })
+    }
+
+    /// Fingerprint (SHA-256) of the server's certificate.
+    pub fn fingerprint(&self) -> Bytes32 {
+        self.fingerprint
+    }
+
+    /// Takes the server's part in a handshake. Not cancellation safe: the connection is lost.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the peer or the connection.
+    pub async fn accept<S: super::Io>(
+        &self,
+        stream: S,
+    ) -> std::io::Result<Secured<tokio_rustls::server::TlsStream<S>>> {
+        let stream = self.acceptor.accept(stream).await?;
+        let exporter = exporter(|out| stream.get_ref().1.export_keying_material(out, EXPORTER_LABEL, None))?;
+        Ok(Secured { stream, exporter, certificate: Some(self.fingerprint) })
+    }
+}
+
+/// The client's side.
+#[derive(Clone)]
+pub struct ClientTls {
+    connector: TlsConnector,
+    name: ServerName<'static>,
+}
+
+impl ClientTls {
+    /// Reads the files. `server_name` is what the certificate must name, `server_addr` stands in if it is empty.
+    ///
+    /// # Errors
+    /// [`TlsError`], naming the key and the file.
+    pub fn new(files: &Files, server_name: &str, server_addr: &str) -> Result<Self, TlsError> {
+        let wanted = if server_name.is_empty() { server_addr } else { server_name };
+        let name = match ServerName::try_from(wanted.to_owned()) {
+            Ok(name) => name,
+            Err(_) if server_name.is_empty() && files.trusted_ca.is_none() => {
+                ServerName::try_from(OWN_NAME).map_err(|_| TlsError::ServerName(OWN_NAME.into()))?
+            }
+            Err(_) => return Err(TlsError::ServerName(wanted.to_owned())),
+        };
+        let builder = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?;
+        let builder = match &files.trusted_ca {
+            None => {
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())))
+            }
+            Some(path) => {
+                let verifier =
+                    WebPkiServerVerifier::builder_with_provider(Arc::new(roots(path)?), provider())
+                        .build()
+                        .map_err(|error| TlsError::Verifier(error.to_string()))?;
+                builder.with_webpki_verifier(verifier)
+            }
+        };
+        let config = match own_identity(files)? {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
+        };
+        Ok(ClientTls { connector: TlsConnector::from(Arc::new(config)), name })
+    }
+
+    /// Takes the client's part in a handshake. Not cancellation safe: the connection is lost.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the peer or the connection.
+    pub async fn connect(
+        &self,
+        stream: TcpStream,
+    ) -> std::io::Result<Secured<tokio_rustls::client::TlsStream<TcpStream>>> {
+        let stream = self.connector.connect(self.name.clone(), stream).await?;
+        let connection = stream.get_ref().1;
+        let exporter = exporter(|out| connection.export_keying_material(out, EXPORTER_LABEL, None))?;
+        let certificate =
+            connection.peer_certificates().and_then(|chain| chain.first()).map(|leaf| fingerprint(leaf));
+        Ok(Secured { stream, exporter, certificate })
+    }
+}
+
+/// The one place that names the cryptography: ring, which is the fastest and smallest on common processors.
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+fn fingerprint(certificate: &CertificateDer<'_>) -> Bytes32 {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, certificate).as_ref());
+    Bytes32(out)
+}
+
+fn exporter(
+    export: impl FnOnce(&mut [u8; 32]) -> Result<&mut [u8; 32], rustls::Error>,
+) -> std::io::Result<[u8; 32]> {
+    let mut out = [0; 32];
+    export(&mut out).map_err(std::io::Error::other)?;
+    Ok(out)
+}
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn own_identity(files: &Files) -> Result<Option<Identity>, TlsError> {
+    let (Some(cert), Some(key)) = (&files.cert, &files.key) else { return Ok(None) };
+    let chain = certificates("transport.tls.certFile", cert)?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(|error| TlsError::File {
+        what: "transport.tls.keyFile",
+        path: key.clone(),
+        reason: error.to_string(),
+    })?;
+    Ok(Some((chain, key)))
+}
+
+fn self_signed() -> Result<Identity, TlsError> {
+    let key = KeyPair::generate()?;
+    let certificate = CertificateParams::new(vec![OWN_NAME.to_owned()])?.self_signed(&key)?;
+    let key = PrivateKeyDer::try_from(key.serialize_der())
+        .map_err(|reason| TlsError::Rustls(rustls::Error::General(reason.to_owned())))?;
+    Ok((vec![certificate.der().clone()], key))
+}
+
+fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let fail = |reason: String| TlsError::File { what, path: path.to_owned(), reason };
+    let chain: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error: rustls::pki_types::pem::Error| fail(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(fail("the file holds no certificate".into()));
+    }
+    Ok(chain)
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates("transport.tls.trustedCaFile", path)? {
+        roots.add(certificate)?;
+    }
+    Ok(roots)
+}
+
+/// Accepts whatever certificate the server shows, but checks that the server has its key.
+#[derive(Debug)]
+struct AnyCertificate(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::Error::General("TLS 1.2 is not spoken".into()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

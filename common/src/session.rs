@@ -1,0 +1,381 @@
+//! Sessions: resumable streams over one or more links.
+//!
+//! A [`Session`] holds the links between two ends and the streams that cross them. The decisions about a stream are
+//! those of [`tun_proto::session::stream`]; here one task per stream, its [`pump`], moves bytes between a local
+//! connection and the links. The session places new attachments on the least loaded link and tells the streams when
+//! links come and go. It does not know what the streams are for.
+
+mod greeting;
+mod local;
+mod mailbox;
+mod pump;
+mod reader;
+
+pub use local::{Local, dialing, pipe};
+pub use pump::Outcome;
+
+use crate::lifecycle::Tasks;
+use crate::link::heartbeat::LinkEvent;
+use crate::link::{Link, LinkStream, NewLink};
+use bytes::Bytes;
+use mailbox::{Command, Mailbox};
+use pump::Pump;
+use reader::Reader;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tun_proto::limits::{MAX_TOMBSTONES, SESSION_BUDGET};
+use tun_proto::session::budget::Budget;
+use tun_proto::session::stream::Stream;
+use tun_proto::tunnels::Load;
+use tun_proto::wire::login::Id;
+use tun_proto::wire::stream::{Attach, AttachMode, ResetCode};
+
+/// What the owner of a session is told; a full queue loses nothing but hints.
+const EVENT_BACKLOG: usize = 64;
+
+/// Decides what a stream that the peer opened is connected to.
+pub trait Handler: Send + Sync + 'static {
+    /// The local end for a stream with this description.
+    ///
+    /// # Errors
+    /// The code with which the stream is refused.
+    fn open(&self, session: &Session, meta: &[u8]) -> Result<Box<dyn Local>, ResetCode>;
+}
+
+/// A handle to a session; cheap to clone.
+#[derive(Clone)]
+pub struct Session {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: Id,
+    budget: Arc<Budget>,
+    tasks: Tasks,
+    handler: Arc<dyn Handler>,
+    max_streams: usize,
+    state: Mutex<State>,
+    links: watch::Sender<usize>,
+    streams: watch::Sender<usize>,
+    over: CancellationToken,
+    events: mpsc::Sender<(u32, LinkEvent)>,
+}
+
+#[derive(Default)]
+struct State {
+    links: Vec<LinkEntry>,
+    streams: HashMap<Id, Arc<Mailbox>>,
+    /// Outcomes of finished streams, for peers that missed the last acknowledgement.
+    tombstones: HashMap<Id, u64>,
+    /// The same, oldest first.
+    burials: VecDeque<Id>,
+}
+
+struct LinkEntry {
+    link: Link,
+    /// Traffic when the load was last measured, and the load.
+    measured: u64,
+    load: Load,
+}
+
+/// How many places a link lost cleanly gets before it is declared gone.
+const PLACEMENT_ATTEMPTS: usize = 4;
+
+impl Session {
+    /// A session without links. Its tasks belong to `tasks`; the receiver gets what happens to its links.
+    pub fn new(
+        id: Id,
+        handler: Arc<dyn Handler>,
+        max_streams: usize,
+        tasks: Tasks,
+    ) -> (Self, mpsc::Receiver<(u32, LinkEvent)>) {
+        let (events, receiver) = mpsc::channel(EVENT_BACKLOG);
+        let inner = Inner {
+            id,
+            budget: Budget::new(SESSION_BUDGET),
+            tasks,
+            handler,
+            max_streams,
+            state: Mutex::default(),
+            links: watch::Sender::new(0),
+            streams: watch::Sender::new(0),
+            over: CancellationToken::new(),
+            events,
+        };
+        (Session { inner: Arc::new(inner) }, receiver)
+    }
+
+    /// The session's identifier.
+    pub fn id(&self) -> Id {
+        self.inner.id
+    }
+
+    /// The tasks of the session.
+    pub fn tasks(&self) -> &Tasks {
+        &self.inner.tasks
+    }
+
+    /// Where the drivers of links report what happens to them.
+    pub fn link_events(&self) -> mpsc::Sender<(u32, LinkEvent)> {
+        self.inner.events.clone()
+    }
+
+    /// Adds a link: its driver and the loop that takes the peer's streams from it are spawned. Streams without a link
+    /// are attached to it at once.
+    ///
+    /// `beats` is called with the link's own channel if the peer opens it.
+    pub fn add_link(&self, new: NewLink, beats: impl FnOnce(LinkStream, Bytes) + Send + 'static) {
+        let NewLink { link, inbound, driver } = new;
+        self.lock().links.push(LinkEntry { link: link.clone(), measured: 0, load: Load::default() });
+        self.inner.tasks.spawn_to_end(driver);
+        let session = self.clone();
+        self.inner.tasks.spawn_to_end(async move {
+            greeting::serve(&session, &link, inbound, beats).await;
+            link.gone().await;
+            session.remove_link(&link);
+        });
+        self.links_changed();
+    }
+
+    /// The links, by their number.
+    pub fn links(&self) -> Vec<Link> {
+        self.lock().links.iter().map(|entry| entry.link.clone()).collect()
+    }
+
+    /// Number of links, to be watched.
+    pub fn watch_links(&self) -> watch::Receiver<usize> {
+        self.inner.links.subscribe()
+    }
+
+    /// Number of streams, to be watched.
+    pub fn watch_streams(&self) -> watch::Receiver<usize> {
+        self.inner.streams.subscribe()
+    }
+
+    /// Number of streams.
+    pub fn stream_count(&self) -> usize {
+        self.lock().streams.len()
+    }
+
+    /// Bytes that the streams hold for retransmission.
+    pub fn memory(&self) -> u64 {
+        self.inner.budget.used()
+    }
+
+    /// Opens a stream and connects it to `local`. The outcome resolves when both directions have ended.
+    ///
+    /// `meta` tells the peer what for; if it has not answered within `patience`, the stream is given up.
+    /// Returns `None` at the limit of streams, or after the session's end.
+    pub fn open(
+        &self,
+        id: Id,
+        meta: Bytes,
+        local: Box<dyn Local>,
+        patience: Option<Duration>,
+    ) -> Option<impl Future<Output = Outcome> + Send + use<>> {
+        let mailbox = self.register(&mut self.lock(), id)?;
+        let stream = Stream::open(id, meta, self.inner.budget.clone());
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        Some(Pump::new(stream, self.clone(), mailbox, local, deadline))
+    }
+
+    /// Measures what each link carried since the last call.
+    pub fn measure(&self) -> Vec<Load> {
+        let mut state = self.lock();
+        let links = state.links.iter_mut().filter(|entry| !entry.link.is_gone() && !entry.link.is_retiring());
+        links.map(LinkEntry::measure).collect()
+    }
+
+    /// Takes a link out of use: its streams move to the others without a pause, and it closes when none is left.
+    pub fn retire(&self, number: u32) {
+        let mut mailboxes = Vec::new();
+        {
+            let state = self.lock();
+            let Some(entry) = state.links.iter().find(|entry| entry.link.number() == number) else { return };
+            entry.link.retire();
+            mailboxes.extend(state.streams.values().cloned());
+        }
+        for mailbox in mailboxes {
+            mailbox.send(Command::LeaveLink(number));
+        }
+    }
+
+    /// Closes links that the peer has given up.
+    pub fn close_links(&self, numbers: &[u32], reason: &str) {
+        for link in self.links().iter().filter(|link| numbers.contains(&link.number())) {
+            link.close(reason);
+        }
+    }
+
+    /// Ends the session: streams are reset, links closed. Idempotent.
+    pub fn end(&self, reason: &str) {
+        self.inner.over.cancel();
+        let (mailboxes, links): (Vec<_>, Vec<_>) = {
+            let state = self.lock();
+            let links = state.links.iter().map(|entry| entry.link.clone()).collect();
+            (state.streams.values().cloned().collect(), links)
+        };
+        for mailbox in mailboxes {
+            mailbox.send(Command::Fail(ResetCode::SessionOver));
+        }
+        for link in links {
+            link.close(reason);
+        }
+    }
+
+    /// True after [`Session::end`].
+    pub fn is_over(&self) -> bool {
+        self.inner.over.is_cancelled()
+    }
+
+    /// Resolves after [`Session::end`]. Cancellation safe.
+    pub async fn over(&self) {
+        self.inner.over.cancelled().await;
+    }
+
+    // --- for streams ---
+
+    /// The least loaded link that takes streams.
+    fn place(&self) -> Option<Link> {
+        let state = self.lock();
+        let usable = state.links.iter().filter(|entry| entry.link.is_usable());
+        let best = usable.min_by_key(|entry| {
+            let (bytes, _) = entry.load.rank();
+            (bytes, entry.link.streams())
+        });
+        best.map(|entry| entry.link.clone())
+    }
+
+    /// Opens a multiplexed stream on the best link; `None` if there is no link, until the streams are told that
+    /// links changed.
+    async fn attach(self) -> Option<(Link, LinkStream)> {
+        for _ in 0..PLACEMENT_ATTEMPTS {
+            let link = self.place()?;
+            if let Ok(stream) = link.open().await {
+                return Some((link, stream));
+            }
+        }
+        None
+    }
+
+    /// Gives a stream that the peer attached to its pump, or starts one. Returns when the stream has ended if it was
+    /// new, at once otherwise.
+    async fn accept(&self, attach: Attach, link: Link, stream: LinkStream, reader: Reader) {
+        enum Way {
+            Known(Arc<Mailbox>),
+            Buried(u64),
+            Fresh(Arc<Mailbox>),
+            Unknown,
+        }
+        let way = {
+            let mut state = self.lock();
+            if let Some(mailbox) = state.streams.get(&attach.stream) {
+                Way::Known(mailbox.clone())
+            } else if let Some(received) = state.tombstones.get(&attach.stream) {
+                Way::Buried(*received)
+            } else if attach.meta.is_empty() {
+                Way::Unknown
+            } else {
+                self.register(&mut state, attach.stream).map_or(Way::Unknown, Way::Fresh)
+            }
+        };
+        match way {
+            Way::Known(mailbox) => mailbox.send(Command::Attached { attach, link, stream, reader }),
+            Way::Buried(received) => greeting::answer_for_the_dead(stream, received).await,
+            Way::Unknown => greeting::answer_unknown(stream).await,
+            Way::Fresh(mailbox) => {
+                let local = self.inner.handler.open(self, &attach.meta).unwrap_or_else(local::none);
+                let accepted = Stream::accept(attach.stream, self.inner.budget.clone());
+                mailbox.send(Command::Attached { attach, link, stream, reader });
+                Pump::new(accepted, self.clone(), mailbox, local, None).await;
+            }
+        }
+    }
+
+    fn register(&self, state: &mut State, id: Id) -> Option<Arc<Mailbox>> {
+        if self.is_over() || state.streams.len() >= self.inner.max_streams {
+            return None;
+        }
+        let mailbox = Arc::new(Mailbox::default());
+        state.streams.insert(id, mailbox.clone());
+        self.inner.streams.send_replace(state.streams.len());
+        Some(mailbox)
+    }
+
+    /// A stream's pump has ended.
+    fn forget(&self, id: Id, epitaph: Option<u64>) {
+        let count = {
+            let mut state = self.lock();
+            state.streams.remove(&id);
+            if let Some(received) = epitaph {
+                state.bury(id, received);
+            }
+            state.streams.len()
+        };
+        self.inner.streams.send_replace(count);
+        self.close_empty_links();
+    }
+
+    // --- for links ---
+
+    fn remove_link(&self, link: &Link) {
+        self.lock().links.retain(|entry| entry.link.number() != link.number());
+        self.links_changed();
+    }
+
+    fn links_changed(&self) {
+        let (count, mailboxes): (_, Vec<_>) = {
+            let state = self.lock();
+            (state.links.len(), state.streams.values().cloned().collect())
+        };
+        for mailbox in mailboxes {
+            mailbox.send(Command::LinksChanged);
+        }
+        self.inner.links.send_replace(count);
+    }
+
+    /// A retired link closes when only its own channel is left on it.
+    fn close_empty_links(&self) {
+        let state = self.lock();
+        for entry in state.links.iter().filter(|entry| entry.link.is_retiring() && entry.link.streams() <= 1)
+        {
+            entry.link.close("retired");
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LinkEntry {
+    fn measure(&mut self) -> Load {
+        let total = self.link.traffic().read() + self.link.traffic().written();
+        self.load = Load { bytes: total - self.measured, streams: self.link.streams() };
+        self.measured = total;
+        self.load
+    }
+}
+
+impl State {
+    fn bury(&mut self, id: Id, received: u64) {
+        if self.burials.len() >= MAX_TOMBSTONES
+            && let Some(oldest) = self.burials.pop_front()
+        {
+            self.tombstones.remove(&oldest);
+        }
+        self.tombstones.insert(id, received);
+        self.burials.push_back(id);
+    }
+}
+
+/// The mode in which a stream that has a working attachment on `from` goes to another link.
+fn mode_of_move(from: Option<&Link>) -> AttachMode {
+    match from {
+        Some(link) if !link.is_gone() => AttachMode::Switch,
+        _ => AttachMode::Resend,
+    }
+}

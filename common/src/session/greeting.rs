@@ -1,0 +1,107 @@
+//! The first bytes of a multiplexed stream that the peer opened: what it is, and to whom it goes.
+
+use super::Session;
+use super::reader::Reader;
+use crate::link::{Link, LinkStream};
+use bytes::{Bytes, BytesMut};
+use std::io;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tun_proto::wire::beat;
+use tun_proto::wire::stream::{Attach, Frame};
+
+/// How long a peer may take to say what a stream is for. Its header leaves together with the opening.
+const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the peer opened a multiplexed stream for.
+enum Purpose {
+    /// The link's own channel, with what followed its first byte.
+    Beats(Bytes),
+    /// A session stream.
+    Attach(Attach),
+}
+
+/// Takes the peer's streams from a link until it is gone.
+pub(super) async fn serve(
+    session: &Session,
+    link: &Link,
+    mut inbound: mpsc::Receiver<LinkStream>,
+    beats: impl FnOnce(LinkStream, Bytes) + Send + 'static,
+) {
+    let (channel, mut channels) = mpsc::channel(1);
+    let mut beats = Some(beats);
+    loop {
+        tokio::select! {
+            stream = inbound.recv() => {
+                let Some(stream) = stream else { return };
+                let (session, link, channel) = (session.clone(), link.clone(), channel.clone());
+                session.clone().tasks().spawn_to_end(async move {
+                    receive(session, link, stream, channel).await;
+                });
+            }
+            Some((stream, rest)) = channels.recv() => {
+                match beats.take() {
+                    Some(beats) => beats(stream, rest),
+                    None => link.close("the peer opened a second channel for the link"),
+                }
+            }
+        }
+    }
+}
+
+/// Reads a stream's header, sends it where it belongs, and stays with it if it is a new one.
+async fn receive(
+    session: Session,
+    link: Link,
+    mut stream: LinkStream,
+    channel: mpsc::Sender<(LinkStream, Bytes)>,
+) {
+    let mut reader = Reader::default();
+    let purpose = tokio::time::timeout(HEADER_DEADLINE, read_purpose(&mut stream, &mut reader)).await;
+    match purpose {
+        Ok(Ok(Purpose::Beats(rest))) => {
+            let _ = channel.send((stream, rest)).await;
+        }
+        Ok(Ok(Purpose::Attach(attach))) => Box::pin(session.accept(attach, link, stream, reader)).await,
+        Ok(Err(error)) => {
+            tracing::debug!(link = link.number(), %error, "a stream without a header");
+        }
+        Err(_) => tracing::debug!(link = link.number(), "a stream whose header did not arrive"),
+    }
+}
+
+async fn read_purpose(stream: &mut LinkStream, reader: &mut Reader) -> io::Result<Purpose> {
+    loop {
+        match reader.peek() {
+            Some(beat::OPEN) => return Ok(Purpose::Beats(std::mem::take(reader).into_rest())),
+            Some(_) => {
+                if let Some(attach) = reader.header().map_err(io::Error::other)? {
+                    return Ok(Purpose::Attach(attach));
+                }
+            }
+            None => {}
+        }
+        let chunk = stream.read_chunk().await?;
+        reader.feed(chunk.ok_or(io::ErrorKind::UnexpectedEof)?);
+    }
+}
+
+/// Tells the opener of a stream that ended here what it missed: everything was received.
+pub(super) async fn answer_for_the_dead(stream: LinkStream, received: u64) {
+    answer(stream, &[Frame::Attached { received }, Frame::Ack { offset: received }]).await;
+}
+
+/// Tells the opener that its stream is not known (any more).
+pub(super) async fn answer_unknown(stream: LinkStream) {
+    answer(stream, &[Frame::Unknown]).await;
+}
+
+async fn answer(mut stream: LinkStream, frames: &[Frame]) {
+    let mut out = BytesMut::new();
+    for frame in frames {
+        frame.encode(&mut out);
+    }
+    if stream.write_all(&out).await.is_ok() {
+        let _ = std::future::poll_fn(|cx| stream.poll_close(cx)).await;
+    }
+}
