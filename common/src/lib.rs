@@ -1,12 +1,15 @@
 //! `tun-common`: what `tuns` and `tunc` share.
 //!
 //! * [`link`]: authenticated, multiplexed connections.
-//! * [`session`]: the driver of resumable streams over one or more links.
+//! * [`session`]: the driver of resumable streams over one or more links; [`control`] is one of them.
+//! * [`limit`]: how often something may happen.
 //! * [`lifecycle`]: who owns which task.
+//! * [`config`] and [`log`]: what the programs are told, and what they tell.
 //!
 //! The two programs depend on this crate and never on each other; it depends on `tun-proto`, where all decisions are
 //! made.
 
+pub mod config;
 pub mod control;
 pub mod lifecycle;
 pub mod limit;

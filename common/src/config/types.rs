@@ -1,0 +1,304 @@
+//! The configuration as the two programs consume it: every value present, checked and in its own type.
+
+use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use super::Secret;
+
+/// What `tuns` runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Where clients connect: an IP address; `::` listens on both families.
+    pub bind_addr: String,
+    /// Port of the above. 0 takes any free port, which the log then announces.
+    pub bind_port: u16,
+    /// Address of the public ports of the proxies.
+    pub proxy_bind_addr: String,
+    /// What clients must prove to know; empty admits everyone who also has none.
+    pub auth_token: Secret,
+    /// How long a user's connection may wait for the client to open its stream.
+    pub user_conn_timeout: Duration,
+    /// Whether refusals tell the client the reason, which may name other clients' ports.
+    pub detailed_errors_to_client: bool,
+    /// Public ports one client may hold; 0 is unlimited.
+    pub max_ports_per_client: u32,
+    /// Ports that clients may ask for; empty admits all.
+    pub allow_ports: Vec<RangeInclusive<u16>>,
+    /// Where and how much is logged.
+    pub log: LogConfig,
+    /// How tunnels behave.
+    pub transport: ServerTransport,
+}
+
+/// The part of [`ServerConfig`] about tunnels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTransport {
+    /// Whether clients are asked to begin with one tunnel and add more under load.
+    pub tcp_mux: bool,
+    /// Idle time before the kernel probes a connection; `None` leaves probing off.
+    pub tcp_keepalive: Option<Duration>,
+    /// A client silent for this long is taken for gone.
+    pub heartbeat_timeout: Duration,
+    /// TCP connections one client may open for its tunnels (1 to 64).
+    pub max_tunnels_per_client: u8,
+    /// Time that open streams get to finish when the server stops.
+    pub drain_timeout: Duration,
+    /// Streams one client may hold open at once; each costs buffers on both sides.
+    pub max_streams_per_client: u32,
+    /// Certificates.
+    pub tls: ServerTls,
+}
+
+/// The server's side of TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerTls {
+    /// Refuse clients that do not use TLS. Set by itself when `trusted_ca_file` is given.
+    pub force: bool,
+    /// Certificate chain, PEM. Without it the server makes one up at every start.
+    pub cert_file: Option<PathBuf>,
+    /// Private key of `cert_file`, PEM.
+    pub key_file: Option<PathBuf>,
+    /// Clients must show a certificate signed by one of these.
+    pub trusted_ca_file: Option<PathBuf>,
+}
+
+/// What `tunc` runs on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientConfig {
+    /// Host name or address of the server.
+    pub server_addr: String,
+    /// The server's `bindPort`.
+    pub server_port: u16,
+    /// Prefix of proxy names, so that several users share one server; may be empty.
+    pub user: String,
+    /// A stable name of this client; `None` takes a random one at each start.
+    pub client_id: Option<String>,
+    /// The secret shared with the server.
+    pub auth_token: Secret,
+    /// Whether the program gives up when the very first login fails.
+    pub login_fail_exit: bool,
+    /// Free-form facts sent along with the login.
+    pub metadatas: BTreeMap<String, String>,
+    /// Where and how much is logged.
+    pub log: LogConfig,
+    /// How tunnels behave.
+    pub transport: ClientTransport,
+    /// What to expose: only what is enabled and started, names already prefixed with `user.`.
+    pub proxies: Vec<ProxyConfig>,
+    /// The file all of this came from; `None` when it came from the command line.
+    pub source: Option<PathBuf>,
+}
+
+/// The part of [`ClientConfig`] about tunnels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientTransport {
+    /// Time to reach the server before trying again.
+    pub dial_server_timeout: Duration,
+    /// Idle time before the kernel probes a connection; `None` leaves probing off.
+    pub dial_server_keepalive: Option<Duration>,
+    /// Begin with one tunnel and add more under load; otherwise open all at once.
+    pub tcp_mux: bool,
+    /// Pause between heartbeats.
+    pub heartbeat_interval: Duration,
+    /// A server silent for this long is taken for gone.
+    pub heartbeat_timeout: Duration,
+    /// TCP connections to the server at most (1 to 64).
+    pub max_tunnels: u8,
+    /// Time that open streams get to finish when the client stops.
+    pub drain_timeout: Duration,
+    /// Certificates.
+    pub tls: ClientTls,
+}
+
+/// The client's side of TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientTls {
+    /// Whether tunnels are encrypted.
+    pub enable: bool,
+    /// Certificate to show to the server, PEM.
+    pub cert_file: Option<PathBuf>,
+    /// Private key of `cert_file`, PEM.
+    pub key_file: Option<PathBuf>,
+    /// The server must show a certificate signed by one of these; without it any is taken.
+    pub trusted_ca_file: Option<PathBuf>,
+    /// Name expected in the server's certificate; empty means `server_addr`.
+    pub server_name: String,
+}
+
+/// One service that a client exposes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyConfig {
+    /// Unique on the server.
+    pub name: String,
+    /// How users reach it.
+    pub kind: ProxyKind,
+    /// Notes for people, shown where proxies are listed.
+    pub annotations: BTreeMap<String, String>,
+    /// Free-form facts sent along with the registration.
+    pub metadatas: BTreeMap<String, String>,
+    /// Host of the local service.
+    pub local_ip: String,
+    /// Port of the local service, never 0.
+    pub local_port: u16,
+}
+
+/// The kinds of proxies that are built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProxyKind {
+    /// A public TCP port.
+    Tcp {
+        /// The port on the server; 0 lets the server choose.
+        remote_port: u16,
+    },
+}
+
+/// Where and how much is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Console or a file.
+    pub to: LogTarget,
+    /// The least severe level that is written.
+    pub level: LogLevel,
+    /// Days that rotated files are kept.
+    pub max_days: u32,
+    /// No colours, even on a terminal.
+    pub disable_print_color: bool,
+    /// Lines for people or for machines.
+    pub format: LogFormat,
+}
+
+/// Where log lines go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Standard output.
+    #[default]
+    Console,
+    /// A file that is renamed once a day.
+    File(PathBuf),
+}
+
+/// How severe a line must be to be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Everything, including each stream.
+    Trace,
+    /// What helps to find a fault.
+    Debug,
+    /// What an operator wants to see.
+    #[default]
+    Info,
+    /// What may need a hand.
+    Warn,
+    /// What failed.
+    Error,
+}
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `time LEVEL target: message`.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+// === defaults ===
+
+/// The port that clients dial when nothing else is said; frp's number.
+pub const DEFAULT_PORT: u16 = 7000;
+/// Pause between heartbeats. Short, because a lost link should be noticed before users notice.
+pub const DEFAULT_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
+/// Three lost heartbeats.
+pub const DEFAULT_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(9);
+/// Two hours, as kernels and frp have it; heartbeats find dead links long before.
+pub const DEFAULT_TCP_KEEPALIVE: Duration = Duration::from_secs(7200);
+/// How long a stopping program waits for open streams.
+pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            bind_addr: "0.0.0.0".to_owned(),
+            bind_port: DEFAULT_PORT,
+            proxy_bind_addr: "0.0.0.0".to_owned(),
+            auth_token: Secret::default(),
+            user_conn_timeout: Duration::from_secs(10),
+            detailed_errors_to_client: true,
+            max_ports_per_client: 0,
+            allow_ports: Vec::new(),
+            log: LogConfig::default(),
+            transport: ServerTransport::default(),
+        }
+    }
+}
+
+impl Default for ServerTransport {
+    fn default() -> Self {
+        Self {
+            tcp_mux: true,
+            tcp_keepalive: Some(DEFAULT_TCP_KEEPALIVE),
+            heartbeat_timeout: DEFAULT_HEARTBEAT_TIMEOUT,
+            max_tunnels_per_client: 8,
+            drain_timeout: DEFAULT_DRAIN_TIMEOUT,
+            max_streams_per_client: 16_384,
+            tls: ServerTls::default(),
+        }
+    }
+}
+
+impl Default for ClientConfig {
+    fn default() -> Self {
+        Self {
+            server_addr: "127.0.0.1".to_owned(),
+            server_port: DEFAULT_PORT,
+            user: String::new(),
+            client_id: None,
+            auth_token: Secret::default(),
+            login_fail_exit: true,
+            metadatas: BTreeMap::new(),
+            log: LogConfig::default(),
+            transport: ClientTransport::default(),
+            proxies: Vec::new(),
+            source: None,
+        }
+    }
+}
+
+impl Default for ClientTransport {
+    fn default() -> Self {
+        Self {
+            dial_server_timeout: Duration::from_secs(10),
+            dial_server_keepalive: Some(DEFAULT_TCP_KEEPALIVE),
+            tcp_mux: true,
+            heartbeat_interval: DEFAULT_HEARTBEAT_INTERVAL,
+            heartbeat_timeout: DEFAULT_HEARTBEAT_TIMEOUT,
+            max_tunnels: 4,
+            drain_timeout: DEFAULT_DRAIN_TIMEOUT,
+            tls: ClientTls::default(),
+        }
+    }
+}
+
+impl Default for ClientTls {
+    fn default() -> Self {
+        Self {
+            enable: true,
+            cert_file: None,
+            key_file: None,
+            trusted_ca_file: None,
+            server_name: String::new(),
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            to: LogTarget::Console,
+            level: LogLevel::Info,
+            max_days: 3,
+            disable_print_color: false,
+            format: LogFormat::Text,
+        }
+    }
+}
