@@ -14,4 +14,5 @@ pub mod control;
 pub mod lifecycle;
 pub mod limit;
 pub mod link;
+pub mod log;
 pub mod session;
