@@ -9,6 +9,7 @@
 
 mod check;
 mod client;
+pub mod flags;
 mod format;
 mod keys;
 mod problem;
@@ -53,6 +54,8 @@ pub struct Loader {
     pub strict: bool,
     /// What `{{ .Envs.NAME }}` refers to, and where [`TOKEN_VARIABLE`] is looked up.
     pub env: Env,
+    /// A token from the command line: it takes the place of whatever the file says about tokens.
+    pub token: Option<Secret>,
 }
 
 impl Default for Loader {
@@ -60,7 +63,7 @@ impl Default for Loader {
         // A variable that is not UTF-8 cannot be named in a file either.
         let env =
             std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-        Self { strict: true, env: env.collect() }
+        Self { strict: true, env: env.collect(), token: None }
     }
 }
 
@@ -100,7 +103,7 @@ impl Loader {
     ) -> Result<Loaded<ServerConfig>, ConfigError> {
         let config = tree.map(|mut tree| {
             check::check(&mut tree, keys::SERVER, &[], &mut report);
-            server::decode(&tree, &self.env, &mut report)
+            server::decode(&tree, self, &mut report)
         });
         report.finish(config)
     }
@@ -113,7 +116,7 @@ impl Loader {
         let config = tree.map(|mut tree| {
             let start = client::start(&tree);
             check::check(&mut tree, keys::CLIENT, &start, &mut report);
-            client::decode(&tree, &self.env, &mut report)
+            client::decode(&tree, self, &mut report)
         });
         report.finish(config)
     }

@@ -1,2 +1,26 @@
-//! The program.
-fn main() {}
+//! The server's program.
+
+mod cli;
+
+use std::{io::Write, process::ExitCode};
+
+use cli::Invocation;
+
+fn main() -> ExitCode {
+    let text = match cli::parse() {
+        Invocation::Run { config, verbose } => {
+            eprintln!("tuns: not wired ({} warnings, verbose: {verbose})", config.warnings.len());
+            return ExitCode::FAILURE;
+        }
+        Invocation::Verify { path, warnings } => {
+            for warning in warnings {
+                eprintln!("tuns: warning: {warning}");
+            }
+            format!("tuns: the configuration file {} syntax is ok\n", path.display()).into_bytes()
+        }
+        Invocation::Completions(shell) => cli::completions(shell),
+    };
+    // Whoever closes the pipe has read enough.
+    std::io::stdout().write_all(&text).ok();
+    ExitCode::SUCCESS
+}

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    ClientConfig, ClientTls, ClientTransport, Env, ProxyConfig, ProxyKind,
+    ClientConfig, ClientTls, ClientTransport, Env, Loader, ProxyConfig, ProxyKind,
     check::{check, field},
     keys::{CLIENT, INCLUDED, PROXY, PROXY_TCP},
     problem::Report,
@@ -15,6 +15,7 @@ use super::{
     schema::Section,
     shared::{certificate_pair, host, keepalive, log, path, seconds, seconds_or_none, token},
     tree::{Node, Value},
+    types::full_name,
 };
 
 /// The names in `start`, read before the check because the check depends on them.
@@ -30,7 +31,7 @@ pub(super) fn start(tree: &Node) -> Vec<String> {
     items.iter().filter_map(text).collect()
 }
 
-pub(super) fn decode(tree: &Node, env: &Env, report: &mut Report) -> ClientConfig {
+pub(super) fn decode(tree: &Node, loader: &Loader, report: &mut Report) -> ClientConfig {
     let section = Section::new(tree, [CLIENT, &[]]);
     let default = ClientConfig::default();
     let transport = transport(section, report);
@@ -43,14 +44,14 @@ pub(super) fn decode(tree: &Node, env: &Env, report: &mut Report) -> ClientConfi
         running: Vec::new(),
     };
     proxies.add(section.items("proxies"), report);
-    include(section, env, &mut proxies, report);
+    include(section, &loader.env, &mut proxies, report);
     proxies.warn_unstarted(section, report);
     let config = ClientConfig {
         server_addr: host(section, "serverAddr", report).unwrap_or(default.server_addr),
         server_port: section.int("serverPort").map_or(default.server_port, |port| port as u16),
         user: user.to_owned(),
         client_id: section.text("clientID").map(str::to_owned),
-        auth_token: token(section, env, report),
+        auth_token: token(section, loader, report),
         login_fail_exit: section.bool("loginFailExit").unwrap_or(default.login_fail_exit),
         metadatas: section.text_map("metadatas"),
         log: log(section),
@@ -63,7 +64,7 @@ pub(super) fn decode(tree: &Node, env: &Env, report: &mut Report) -> ClientConfi
 }
 
 /// What the author should hear although it is allowed.
-pub(super) fn warn(config: &ClientConfig, report: &mut Report) {
+fn warn(config: &ClientConfig, report: &mut Report) {
     if config.auth_token.is_empty() && config.transport.tls.cert_file.is_none() {
         report
             .warning(None, "`auth.token` is empty: only a server that admits everyone will take this client");
@@ -185,11 +186,6 @@ impl Proxies<'_> {
             }
         }
     }
-}
-
-/// The name on the server: users that share a server keep out of each other's way by their prefix.
-pub(super) fn full_name(user: &str, name: &str) -> String {
-    if user.is_empty() { name.to_owned() } else { format!("{user}.{name}") }
 }
 
 // === includes ===

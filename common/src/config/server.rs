@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Env, ServerConfig, ServerTls, ServerTransport,
+    Loader, ServerConfig, ServerTls, ServerTransport,
     keys::SERVER,
     problem::Report,
     schema::Section,
@@ -11,7 +11,7 @@ use super::{
     tree::Node,
 };
 
-pub(super) fn decode(tree: &Node, env: &Env, report: &mut Report) -> ServerConfig {
+pub(super) fn decode(tree: &Node, loader: &Loader, report: &mut Report) -> ServerConfig {
     let section = Section::new(tree, [SERVER, &[]]);
     let default = ServerConfig::default();
     let bind_addr = host(section, "bindAddr", report).unwrap_or(default.bind_addr);
@@ -19,7 +19,7 @@ pub(super) fn decode(tree: &Node, env: &Env, report: &mut Report) -> ServerConfi
         proxy_bind_addr: host(section, "proxyBindAddr", report).unwrap_or_else(|| bind_addr.clone()),
         bind_addr,
         bind_port: section.given_int("bindPort").map_or(default.bind_port, |port| port as u16),
-        auth_token: token(section, env, report),
+        auth_token: token(section, loader, report),
         user_conn_timeout: seconds(section, "userConnTimeout", default.user_conn_timeout),
         detailed_errors_to_client: section.bool("detailedErrorsToClient").unwrap_or(true),
         max_ports_per_client: section.int("maxPortsPerClient").unwrap_or(0) as u32,
@@ -32,7 +32,7 @@ pub(super) fn decode(tree: &Node, env: &Env, report: &mut Report) -> ServerConfi
 }
 
 /// What the author should hear although it is allowed.
-pub(super) fn warn(config: &ServerConfig, report: &mut Report) {
+fn warn(config: &ServerConfig, report: &mut Report) {
     if config.auth_token.is_empty() && config.transport.tls.trusted_ca_file.is_none() {
         report
             .warning(None, "`auth.token` is empty: everyone who reaches the port may log in and open ports");

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{LogConfig, LogFormat, LogLevel, LogTarget, Secret, problem::Report, schema::Section};
+use super::{Loader, LogConfig, LogFormat, LogLevel, LogTarget, Secret, problem::Report, schema::Section};
 
 /// The environment, as a value: what a file can refer to, and the token's last resort.
 pub type Env = BTreeMap<String, String>;
@@ -48,10 +48,13 @@ impl std::str::FromStr for LogLevel {
 }
 
 /// The token: from the file, from a file that it names, or from the environment.
-pub(super) fn token(section: Section<'_>, env: &Env, report: &mut Report) -> Secret {
+pub(super) fn token(section: Section<'_>, loader: &Loader, report: &mut Report) -> Secret {
+    if let Some(token) = &loader.token {
+        return token.clone();
+    }
     let given = section.text("auth.token");
     if section.get("auth.tokenSource").is_none() {
-        let fallback = || env.get(TOKEN_VARIABLE).map(|text| Secret::new(text.trim()));
+        let fallback = || loader.env.get(TOKEN_VARIABLE).map(|text| Secret::new(text.trim()));
         return given.map(Secret::new).or_else(fallback).unwrap_or_default();
     }
     let line = section.line("auth.tokenSource");

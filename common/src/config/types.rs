@@ -202,6 +202,17 @@ pub enum LogFormat {
     Json,
 }
 
+impl ClientConfig {
+    /// A proxy's name on the server: users that share a server keep apart by their prefix.
+    pub fn full_name(&self, name: &str) -> String {
+        full_name(&self.user, name)
+    }
+}
+
+pub(super) fn full_name(user: &str, name: &str) -> String {
+    if user.is_empty() { name.to_owned() } else { format!("{user}.{name}") }
+}
+
 // === defaults ===
 
 /// The port that clients dial when nothing else is said; frp's number.

@@ -1,0 +1,94 @@
+//! What the command lines of both programs share: spelling of flags, lists of ports, addresses.
+
+use std::{ffi::OsString, ops::RangeInclusive};
+
+/// Lets long flags be written with `_`, as frp's documentation does: `--bind_port` becomes `--bind-port`.
+pub fn normalize(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut verbatim = false;
+    let normal = |arg: OsString| {
+        verbatim |= arg == "--";
+        match arg.to_str() {
+            Some(text) if !verbatim && text.starts_with("--") => {
+                let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+                format!("{}{value}", name.replace('_', "-")).into()
+            }
+            _ => arg,
+        }
+    };
+    args.into_iter().map(normal).collect()
+}
+
+/// Reads a list of ports such as `1000-2000,3000`.
+pub fn port_ranges(text: &str) -> Result<Vec<RangeInclusive<u16>>, String> {
+    let port = |text: &str| {
+        let port = text.trim().parse::<u16>().ok().filter(|port| *port > 0);
+        port.ok_or_else(|| format!("{:?} is not a port from 1 to 65535", text.trim()))
+    };
+    let range = |part: &str| {
+        let (start, end) = part.split_once('-').unwrap_or((part, part));
+        let (start, end) = (port(start)?, port(end)?);
+        if start <= end { Ok(start..=end) } else { Err(format!("{part:?} ends before it starts")) }
+    };
+    text.split(',').map(range).collect()
+}
+
+/// Reads `HOST` or `HOST:PORT`; an IPv6 address needs brackets before a port.
+pub fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
+    let port = |text: &str| {
+        let port = text.parse::<u16>().ok().filter(|port| *port > 0);
+        port.ok_or_else(|| format!("{text:?} is not a port from 1 to 65535"))
+    };
+    let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (host, rest) = rest.split_once(']').ok_or("the bracket is not closed")?;
+        match rest.strip_prefix(':') {
+            Some(text) => (host, Some(port(text)?)),
+            None if rest.is_empty() => (host, None),
+            None => return Err(format!("{rest:?} after the bracket is not a port")),
+        }
+    } else {
+        match text.split_once(':') {
+            Some((host, text)) if !text.contains(':') => (host, Some(port(text)?)),
+            _ => (text, None),
+        }
+    };
+    if host.is_empty() || host.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/') {
+        return Err("this is not a host name or an IP address".to_owned());
+    }
+    Ok((host.to_owned(), port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_flags_take_underscores_but_values_keep_theirs() {
+        let args =
+            ["tuns", "--bind_port=1", "--log_file", "a_b", "--token=x_y", "-c", "my_file", "--", "--a_b"];
+        let normal = normalize(args.map(OsString::from));
+        let want =
+            ["tuns", "--bind-port=1", "--log-file", "a_b", "--token=x_y", "-c", "my_file", "--", "--a_b"];
+        assert_eq!(normal, want.map(OsString::from));
+    }
+
+    #[test]
+    fn port_lists_are_ranges_and_single_ports() {
+        assert_eq!(port_ranges("1000-2000, 3000"), Ok(vec![1000..=2000, 3000..=3000]));
+        for wrong in ["", "0", "5-4", "a", "1-2-3", "70000", "1,,2"] {
+            assert!(port_ranges(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_may_carry_its_port() {
+        let read = |text| host_and_port(text).map(|(host, port)| format!("{host} {port:?}"));
+        assert_eq!(read("example.com:7001"), Ok("example.com Some(7001)".into()));
+        assert_eq!(read("example.com"), Ok("example.com None".into()));
+        assert_eq!(read("::1"), Ok("::1 None".into()));
+        assert_eq!(read("[::1]:7001"), Ok("::1 Some(7001)".into()));
+        assert_eq!(read("[::1]"), Ok("::1 None".into()));
+        for wrong in ["", ":1", "a:0", "a:b", "[::1", "[::1]x", "a b", "http://a"] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
