@@ -95,25 +95,26 @@ fn interpret(args: impl IntoIterator<Item = OsString>, mut loader: Loader) -> Re
 
 const EXAMPLES: &str = "\
 Examples:
-  tunc -c tunc.toml                                expose what the file says
-  tunc tcp -s example.com -l 22 -r 6000            one service, no file: port 22 here is port 6000 there
-  tunc verify -c tunc.toml                         check a file and do nothing else
+  tunc -c tunc.toml                         expose what the file says
+  tunc tcp -s example.com -l 22 -r 6000     no file: port 22 here becomes port 6000 there
+  tunc verify -c tunc.toml                  check a file and do nothing else
   tunc completions zsh > _tunc
 
 Files are TOML, YAML or JSON, with the keys of frpc. Long flags may be written with _ or -.
-The token may also come from the environment variable TUN_TOKEN, or from the file's auth.tokenSource.
+The token may also come from the environment variable TUN_TOKEN, or from the file's
+auth.tokenSource.
 
 Exit codes: 0 stopped by a signal, 1 failure at run time, 2 wrong command line or configuration,
 3 refused by the server.";
 
 const TCP_EXAMPLES: &str = "\
 Examples:
-  tunc tcp -s example.com -l 8080                  the server chooses the public port; the log tells it
-  tunc tcp -s example.com:7001 -l 22 -r 6000       the server listens on another port than 7000
+  tunc tcp -s example.com -l 8080               the server chooses the port; the log tells
+  tunc tcp -s example.com:7001 -l 22 -r 6000    the server itself listens on port 7001
   tunc tcp -s example.com -i 192.168.1.9 -l 80 -r 8000 -n printer --token-file token
 
-On the command line (-t) other users of this machine can see the token; --token-file and the environment
-variable TUN_TOKEN hide it.";
+On the command line (-t) other users of this machine can see the token; --token-file and the
+environment variable TUN_TOKEN hide it.";
 
 /// The private side of a tunnel: exposes services of this machine, or of its neighbours, on a tuns server.
 #[derive(Debug, Parser)]

@@ -20,6 +20,8 @@ mod server;
 mod shared;
 mod suggest;
 mod template;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod types;
 

@@ -101,8 +101,8 @@ Examples:
   tuns completions bash > /etc/bash_completion.d/tuns
 
 Files are TOML, YAML or JSON, with the keys of frps. Long flags may be written with _ or -.
-The token may also come from the environment variable TUN_TOKEN, or from the file's auth.tokenSource; on the
-command line (-t) other users of this machine can see it.
+The token may also come from the environment variable TUN_TOKEN, or from the file's
+auth.tokenSource. On the command line (-t) other users of this machine can see it.
 
 Exit codes: 0 stopped by a signal, 1 failure at run time, 2 wrong command line or configuration.";
 

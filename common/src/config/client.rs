@@ -162,11 +162,12 @@ impl Proxies<'_> {
             let message = format!("`{path}.transport.useEncryption` needs `transport.tls.enable` = true");
             report.problem(section.line("transport.useEncryption"), message);
         }
+        // Of other types and with plugins, which the check has refused, other things are missing.
+        if section.text("type") != Some("tcp") || item.get("plugin").is_some() {
+            return;
+        }
         let Some(local_port) = section.int("localPort") else {
-            report.problem(
-                section.line("localPort"),
-                format!("`{path}.localPort` is missing (a port from 1 to 65535)"),
-            );
+            report.missing(section, "localPort", path, " (a port from 1 to 65535)");
             return;
         };
         self.running.push(ProxyConfig {

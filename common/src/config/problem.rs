@@ -76,6 +76,9 @@ pub struct Loaded<T> {
     pub warnings: Vec<Problem>,
 }
 
+/// More than anyone reads. One slip in a range of ports repeats itself for each of them.
+const MAX_PROBLEMS: usize = 100;
+
 /// Collects the problems of one file while it is read.
 #[derive(Debug)]
 pub(super) struct Report {
@@ -134,8 +137,18 @@ impl Report {
             Some(config) if problems.is_empty() => Ok(Loaded { config, warnings }),
             _ => {
                 // Stable: problems of one line stay in the order they were found, files in the order read.
-                let order: Vec<_> = problems.iter().map(|p| p.file.clone()).collect();
+                let mut order: Vec<Option<PathBuf>> = Vec::new();
+                for problem in &problems {
+                    if !order.contains(&problem.file) {
+                        order.push(problem.file.clone());
+                    }
+                }
                 problems.sort_by_key(|p| (order.iter().position(|f| *f == p.file), p.line));
+                let more = problems.len().saturating_sub(MAX_PROBLEMS);
+                if more > 0 {
+                    problems.truncate(MAX_PROBLEMS);
+                    problems.push(Problem::general(format!("and {more} more problems")));
+                }
                 Err(ConfigError { problems })
             }
         }

@@ -1,0 +1,264 @@
+//! What sound files mean.
+
+use std::time::Duration;
+
+use super::*;
+
+const fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+#[test]
+fn an_empty_file_is_all_defaults() {
+    for text in ["", "\n\n", "# only a comment\n", "\u{feff}", "{}", "{ }\n", "---\n", "~"] {
+        assert_eq!(server(text), ServerConfig::default(), "{text:?}");
+        assert_eq!(client(text), ClientConfig::default(), "{text:?}");
+    }
+}
+
+#[test]
+fn every_key_of_a_server_arrives() {
+    let config = server(
+        r#"
+        bindAddr = "::"
+        bindPort = 7001
+        proxyBindAddr = "127.0.0.1"
+        userConnTimeout = 4
+        detailedErrorsToClient = false
+        maxPortsPerClient = 5
+        allowPorts = [{ start = 1000, end = 2000 }, { single = 3000 }]
+        auth.token = "secret"
+        log = { to = "/var/log/tuns.log", level = "trace", maxDays = 9, disablePrintColor = true, format = "json" }
+        [transport]
+        tcpMux = false
+        tcpKeepalive = -1
+        heartbeatTimeout = 90
+        maxTunnelsPerClient = 64
+        drainTimeout = 0
+        maxStreamsPerClient = 100
+        tls = { certFile = "c", keyFile = "k", trustedCaFile = "ca" }
+        "#,
+    );
+    let want = ServerConfig {
+        bind_addr: "::".into(),
+        bind_port: 7001,
+        proxy_bind_addr: "127.0.0.1".into(),
+        auth_token: Secret::new("secret"),
+        user_conn_timeout: seconds(4),
+        detailed_errors_to_client: false,
+        max_ports_per_client: 5,
+        allow_ports: vec![1000..=2000, 3000..=3000],
+        log: LogConfig {
+            to: LogTarget::File("/var/log/tuns.log".into()),
+            level: LogLevel::Trace,
+            max_days: 9,
+            disable_print_color: true,
+            format: LogFormat::Json,
+        },
+        transport: ServerTransport {
+            tcp_mux: false,
+            tcp_keepalive: None,
+            heartbeat_timeout: seconds(90),
+            max_tunnels_per_client: 64,
+            drain_timeout: seconds(0),
+            max_streams_per_client: 100,
+            tls: ServerTls {
+                force: true, // because of the CA
+                cert_file: Some("c".into()),
+                key_file: Some("k".into()),
+                trusted_ca_file: Some("ca".into()),
+            },
+        },
+    };
+    assert_eq!(config, want);
+}
+
+#[test]
+fn every_key_of_a_client_arrives() {
+    let config = client(
+        r#"
+        serverAddr = "example.com"
+        serverPort = 7001
+        user = "alice"
+        clientID = "box"
+        loginFailExit = false
+        metadatas = { a = "1" }
+        auth.token = "secret"
+        [transport]
+        protocol = "tcp"
+        dialServerTimeout = 5
+        dialServerKeepalive = 60
+        tcpMux = false
+        heartbeatInterval = 1
+        heartbeatTimeout = 4
+        maxTunnels = 1
+        drainTimeout = 2
+        tls = { enable = false, certFile = "c", keyFile = "k", trustedCaFile = "ca", serverName = "n" }
+        [[proxies]]
+        name = "web"
+        type = "tcp"
+        localIP = "10.0.0.1"
+        localPort = 80
+        remotePort = 8080
+        annotations = { "example.com/owner" = "web" }
+        metadatas = { b = "2" }
+        "#,
+    );
+    let want = ClientConfig {
+        server_addr: "example.com".into(),
+        server_port: 7001,
+        user: "alice".into(),
+        client_id: Some("box".into()),
+        auth_token: Secret::new("secret"),
+        login_fail_exit: false,
+        metadatas: [("a".into(), "1".into())].into(),
+        log: LogConfig::default(),
+        transport: ClientTransport {
+            dial_server_timeout: seconds(5),
+            dial_server_keepalive: Some(seconds(60)),
+            tcp_mux: false,
+            heartbeat_interval: seconds(1),
+            heartbeat_timeout: seconds(4),
+            max_tunnels: 1,
+            drain_timeout: seconds(2),
+            tls: ClientTls {
+                enable: false,
+                cert_file: Some("c".into()),
+                key_file: Some("k".into()),
+                trusted_ca_file: Some("ca".into()),
+                server_name: "n".into(),
+            },
+        },
+        proxies: vec![ProxyConfig {
+            name: "alice.web".into(),
+            kind: ProxyKind::Tcp { remote_port: 8080 },
+            annotations: [("example.com/owner".into(), "web".into())].into(),
+            metadatas: [("b".into(), "2".into())].into(),
+            local_ip: "10.0.0.1".into(),
+            local_port: 80,
+        }],
+        source: None,
+    };
+    assert_eq!(config, want);
+}
+
+#[test]
+fn the_three_formats_say_the_same() {
+    let toml = client(
+        "serverAddr = 'a'\n[[proxies]]\nname = 'w'\ntype = 'tcp'\nlocalPort = 80\nmetadatas.k = 'v'\n[transport.tls]\nenable = false",
+    );
+    let json = client(
+        r#"{ "serverAddr": "a", "transport": { "tls": { "enable": false } },
+             "proxies": [{ "name": "w", "type": "tcp", "localPort": 80, "metadatas": { "k": "v" } }] }"#,
+    );
+    let yaml = client(
+        "serverAddr: a\nproxies:\n- name: w\n  type: tcp\n  localPort: 80\n  metadatas: {k: v}\ntransport:\n  tls:\n    enable: false\n",
+    );
+    assert_eq!(toml, json);
+    assert_eq!(toml, yaml);
+}
+
+#[test]
+fn keys_match_without_regard_to_case_and_lines_may_be_indented_and_end_as_on_windows() {
+    let config =
+        server("\u{feff}\tBINDPORT = 7001\r\n\t[Transport]\r\n\t\tTcpMUX = false\r\n\ttls.FORCE = true\r\n");
+    assert_eq!((config.bind_port, config.transport.tcp_mux, config.transport.tls.force), (7001, false, true));
+}
+
+#[test]
+fn zero_and_empty_mean_the_default_as_in_frp() {
+    let text = "bindAddr = ''\nproxyBindAddr = ''\nuserConnTimeout = 0\nallowPorts = []\nlog = { to = '', level = '', maxDays = 0 }\n\
+                transport = { heartbeatTimeout = 0, tcpKeepalive = 0 }";
+    assert_eq!(server(text), ServerConfig::default());
+    let text = "serverAddr = ''\nserverPort = 0\nuser = ''\nclientID = ''\nstart = []\n\
+                transport = { heartbeatInterval = 0, heartbeatTimeout = -1, dialServerTimeout = 0, protocol = '' }";
+    assert_eq!(client(text), ClientConfig::default());
+    assert_eq!(server("log:\nbindAddr: ~\n"), ServerConfig::default());
+}
+
+#[test]
+fn bind_port_0_is_kept_because_it_means_any_port() {
+    assert_eq!(server("bindPort = 0").bind_port, 0);
+}
+
+#[test]
+fn public_ports_listen_where_clients_connect_unless_told_otherwise() {
+    assert_eq!(server("bindAddr = '127.0.0.1'").proxy_bind_addr, "127.0.0.1");
+}
+
+#[test]
+fn a_longer_heartbeat_interval_makes_the_default_timeout_longer() {
+    assert_eq!(client("transport.heartbeatInterval = 30").transport.heartbeat_timeout, seconds(90));
+    assert_eq!(client("transport.heartbeatInterval = 1").transport.heartbeat_timeout, seconds(9));
+}
+
+#[test]
+fn what_is_always_so_may_be_asked_for() {
+    client(&format!(
+        "auth.additionalScopes = ['HeartBeats', 'NewWorkConns']\nauth.method = 'token'\n[transport]\npoolCount = 5\n\
+         wireProtocol = 'v2'\ntcpMuxKeepaliveInterval = 30\ntls.disableCustomTLSFirstByte = false\n{PROXY}\
+         transport.useEncryption = true\ntransport.useCompression = false\ntransport.bandwidthLimit = ''"
+    ));
+    server("transport.maxPoolCount = 5\ntransport.tcpMuxKeepaliveInterval = 30");
+}
+
+#[test]
+fn keys_that_are_not_built_may_say_that_they_are_off() {
+    server(
+        "kcpBindPort = 0\nsubDomainHost = ''\nenablePrometheus = false\nwebServer = { port = 0, user = '' }",
+    );
+    client(&format!("dnsServer = ''\nvisitors = []\n{PROXY}healthCheck.type = ''\nplugin = {{}}"));
+}
+
+#[test]
+fn only_enabled_proxies_that_are_on_the_start_list_run() {
+    let proxy = |name: &str, more: &str| {
+        format!("[[proxies]]\nname = '{name}'\ntype = 'tcp'\nlocalPort = 1\n{more}\n")
+    };
+    let all = [proxy("a", ""), proxy("b", "enabled = false"), proxy("c", "enabled = true")].concat();
+    let names = |text: &str| client(text).proxies.into_iter().map(|p| p.name).collect::<Vec<_>>();
+    assert_eq!(names(&all), ["a", "c"]);
+    assert_eq!(names(&format!("user = 'u'\nstart = ['c', 'b']\n{all}")), ["u.c"]);
+    let loaded = loader().client_from_str(&format!("start = [\n'x']\n{all}")).unwrap();
+    assert!(loaded.config.proxies.is_empty());
+    assert!(loaded.warnings.iter().any(|w| w.line == Some(2) && w.message.contains("no such proxy")));
+}
+
+#[test]
+fn what_does_not_run_need_not_be_built() {
+    let text =
+        "[[proxies]]\nname = 'a'\ntype = 'udp'\nlocalPort = 1\nenabled = false\nloadBalancer.group = 'g'";
+    assert!(client(text).proxies.is_empty());
+}
+
+#[test]
+fn an_empty_token_is_worth_one_warning() {
+    let warnings = |text: &str| loader().server_from_str(text).unwrap().warnings;
+    let [warning] = &warnings("")[..] else { panic!("one warning") };
+    assert!(warning.to_string().starts_with("`auth.token` is empty"), "{warning}");
+    assert_eq!(warnings("auth.token = 'x'"), []);
+}
+
+#[test]
+fn the_token_comes_from_flag_file_and_environment_in_this_order() {
+    let mut loader = loader();
+    loader.env.insert(TOKEN_VARIABLE.into(), "env\n".into());
+    let token = |loader: &Loader, text| loader.server_from_str(text).unwrap().config.auth_token;
+    assert_eq!(token(&loader, "").expose(), "env");
+    assert_eq!(token(&loader, "auth.token = ''").expose(), "env");
+    assert_eq!(token(&loader, "auth.token = 'file'").expose(), "file");
+    loader.token = Some("flag".into());
+    assert_eq!(token(&loader, "auth.token = 'file'").expose(), "flag");
+}
+
+#[test]
+fn unknown_keys_are_only_warnings_when_asked() {
+    let tolerant = Loader { strict: false, ..loader() };
+    let loaded = tolerant.server_from_str("auth.token = 'x'\nbindPrt = 1\nbindPort = 7001").unwrap();
+    assert_eq!(loaded.config.bind_port, 7001);
+    let [warning] = &loaded.warnings[..] else { panic!("one warning") };
+    assert!(warning.line == Some(2) && warning.message.contains("did you mean `bindPort`"), "{warning}");
+    // What is known and not built is still refused, and so are wrong values.
+    assert!(tolerant.server_from_str("kcpBindPort = 1").is_err());
+    assert!(tolerant.server_from_str("bindPort = -1").is_err());
+}

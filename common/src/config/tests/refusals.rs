@@ -1,0 +1,254 @@
+//! What is refused, and in which words.
+
+use super::*;
+
+#[test]
+fn all_problems_of_a_file_are_reported_at_once_in_its_order() {
+    let found = server_problems(
+        "bindPort = 70000\nbindAdr = \"::\"\n\n[log]\nlevel = \"loud\"\n[transport]\ntcpMux = \"yes\"\nkcp = 1\n",
+    );
+    let want = [
+        (1, "`bindPort` must be a whole number from 0 to 65535, not 70000"),
+        (2, "`bindAdr` is not a known key; did you mean `bindAddr`?"),
+        (5, "`log.level` must be one of trace, debug, info, warn, error, not \"loud\""),
+        (7, "`transport.tcpMux` must be true or false, not a text (write true or false, without quotes)"),
+        (8, "`transport.kcp` is not a known key"),
+    ];
+    assert_eq!(found, want.map(|(line, text)| (line, text.to_owned())));
+}
+
+#[test]
+fn a_problem_names_file_line_and_key() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("f");
+    std::fs::write(&path, "\n\tbindPrt = 1\n").unwrap();
+    let error = loader().server(&path).unwrap_err();
+    let want = format!("{}:2: `bindPrt` is not a known key; did you mean `bindPort`?", path.display());
+    assert_eq!(error.to_string(), want);
+}
+
+#[test]
+fn unknown_keys_come_with_the_best_guess() {
+    for (text, guess) in [
+        ("bind_port = 1", "did you mean `bindPort`?"),
+        ("token = 'x'", "did you mean `auth.token`?"),
+        (
+            "[log]\nbindPort = 1",
+            "did you mean `bindPort`? (in TOML a key belongs to the last [section] above it)",
+        ),
+        ("transport.heartbeatTimeot = 1", "did you mean `transport.heartbeatTimeout`?"),
+        ("transport.tls.ca = 'x'", "`transport.tls.ca` is not a known key"),
+        ("transport.tls.force: true", "only TOML has dots in keys, so write nested sections"),
+        ("serverAddr = 'x'", "it belongs into the file of tunc"),
+    ] {
+        let (_, message) = only(server_problems(text));
+        assert!(message.ends_with(guess), "{text}: {message}");
+    }
+    let (line, message) = only(client_problems(&format!("{PROXY}remoteport = 1\nlisten = 'x'")));
+    assert_eq!((line, &*message), (7, "`proxies[0].listen` is not a known key"));
+    assert!(only(client_problems("bindPort = 1")).1.contains("the file of tuns"));
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name() {
+    for (text, name) in [
+        ("kcpBindPort = 7000", "`kcpBindPort`"),
+        ("quicBindPort = 7000", "`quicBindPort`"),
+        ("vhostHTTPPort = 80", "`vhostHTTPPort`"),
+        ("subdomainHost = 'x'", "`subDomainHost`"),
+        ("udpPacketSize = 1500", "`udpPacketSize`"),
+        ("enablePrometheus = true", "`enablePrometheus`"),
+        ("auth.method = 'oidc'", "`auth.method` = \"oidc\""),
+        ("auth.oidc.issuer = 'x'", "`auth.oidc`"),
+        ("webServer = { addr = 'x', port = 1 }", "`webServer`"),
+        ("sshTunnelGateway.bindPort = 1", "`sshTunnelGateway`"),
+        ("[[httpPlugins]]\nname = 'x'", "`httpPlugins`"),
+        ("featureGates = { VirtualNet = true }", "`featureGates`"),
+        ("transport.quic.keepalivePeriod = 1", "`transport.quic`"),
+    ] {
+        let (_, message) = only(server_problems(text));
+        assert_eq!(message, format!("{name} is not supported by this version of tun"));
+    }
+    for (text, name) in [
+        ("transport.protocol = 'kcp'", "`transport.protocol` = \"kcp\""),
+        ("transport.protocol = 'wss'", "`transport.protocol` = \"wss\""),
+        ("transport.proxyURL = 'http://x'", "`transport.proxyURL`"),
+        ("transport.connectServerLocalIP = '::1'", "`transport.connectServerLocalIP`"),
+        ("dnsServer = '8.8.8.8'", "`dnsServer`"),
+        ("natHoleStunServer = 'x'", "`natHoleStunServer`"),
+        ("store.path = 'x'", "`store`"),
+        ("virtualNet.address = 'x'", "`virtualNet`"),
+        ("[[visitors]]\nname = 'x'\ntype = 'stcp'\nserverName = 'y'\nbindPort = 1", "`visitors`"),
+    ] {
+        let (_, message) = only(client_problems(text));
+        assert_eq!(message, format!("{name} is not supported by this version of tun"));
+    }
+    for (more, name) in [
+        ("healthCheck.type = 'tcp'", "healthCheck`"),
+        ("loadBalancer.group = 'x'", "loadBalancer`"),
+        ("transport.bandwidthLimit = '1MB'", "transport.bandwidthLimit`"),
+        ("transport.proxyProtocolVersion = 'v2'", "transport.proxyProtocolVersion`"),
+        ("transport.useCompression = true", "transport.useCompression`"),
+        ("plugin = { type = 'http_proxy' }", "plugin`"),
+    ] {
+        let (_, message) = only(client_problems(&format!("{PROXY}{more}")));
+        assert_eq!(message, format!("`proxies[0].{name} is not supported by this version of tun"));
+    }
+}
+
+#[test]
+fn proxies_of_other_types_are_refused_by_type_and_nothing_else_is_said() {
+    let text = "[[proxies]]\nname = 'a'\ntype = 'http'\nlocalPort = 1\n";
+    let found = only(client_problems(text));
+    assert_eq!(found, (3, "`proxies[0].type` = \"http\" is not supported by this version of tun".into()));
+    let text = "[[proxies]]\nname = 'a'\ntype = 'plugged'\n";
+    assert_eq!(
+        only(client_problems(text)).1,
+        "`proxies[0].type` must be one of tcp, udp, http, https, tcpmux, stcp, sudp, xtcp, not \"plugged\""
+    );
+}
+
+#[test]
+fn a_key_of_another_type_is_told_apart_from_a_slip() {
+    let (_, message) = only(client_problems(&format!("{PROXY}customDomains = ['x']")));
+    assert_eq!(message, "`proxies[0].customDomains` belongs to the types http, https, tcpmux, not to tcp");
+}
+
+#[test]
+fn a_proxy_needs_name_type_and_port() {
+    assert_eq!(
+        client_problems("[[proxies]]\n"),
+        [(1, "`proxies[0].type` is missing".to_owned()), (1, "`proxies[0].name` is missing".to_owned())]
+    );
+    let (line, message) = only(client_problems("[[proxies]]\nname = 'a'\ntype = 'tcp'\nlocalPort = 0"));
+    assert_eq!((line, &*message), (4, "`proxies[0].localPort` is missing (a port from 1 to 65535)"));
+    let (_, message) = only(client_problems("[[proxies]]\nname = 'a'\ntype = 'tcp'\nlocalPort = '80'"));
+    assert_eq!(
+        message,
+        "`proxies[0].localPort` must be a whole number from 0 to 65535, not a text (remove the quotes)"
+    );
+}
+
+#[test]
+fn two_proxies_of_one_name_are_refused() {
+    let (line, message) = only(client_problems(&format!("{PROXY}{PROXY}")));
+    assert_eq!((line, &*message), (8, "two proxies are named \"web\"; the first is at line 3"));
+}
+
+#[test]
+fn a_key_given_twice_in_different_case_is_refused_in_every_format() {
+    for text in
+        ["bindPort = 1\nBindPort = 2", "{\"bindPort\": 1,\n\"BINDPORT\": 2}", "bindPort: 1\nbindport: 2"]
+    {
+        let (line, message) = only(server_problems(text));
+        assert_eq!(
+            (line, &*message),
+            (2, "`bindPort` is given twice, first in line 1 (case does not matter)")
+        );
+    }
+    // The same spelling: TOML's own parser sees it, the others leave it to us.
+    for text in
+        ["bindPort = 1\nbindPort = 2", "{\"bindPort\": 1,\n\"bindPort\": 2}", "bindPort: 1\nbindPort: 2"]
+    {
+        assert_eq!(only(server_problems(text)).0, 2, "{text}");
+    }
+}
+
+#[test]
+fn wrong_types_are_explained() {
+    for (text, message) in [
+        ("bindPort = 1.5", "`bindPort` must be a whole number from 0 to 65535, not a fraction"),
+        ("bindPort = -1", "`bindPort` must be a whole number from 0 to 65535, not -1"),
+        (
+            "bindPort = 99999999999999999999",
+            "`bindPort` must be a whole number from 0 to 65535, not 99999999999999999999",
+        ),
+        ("bindPort = 1979-05-27", "`bindPort` must be a whole number from 0 to 65535, not a date"),
+        ("bindAddr = 1", "`bindAddr` must be a text, not a whole number (put it in quotes)"),
+        ("log = 'x'", "`log` must be a section, not a text"),
+        ("[[log]]\nlevel = 'info'", "`log` must be a section, not a list"),
+        ("allowPorts = 'x'", "`allowPorts` must be a list of sections, not a text"),
+        ("allowPorts = [1]", "`allowPorts[0]` must be a section, not a whole number"),
+        ("allowPorts = [{ start = 1 }]", "`allowPorts[0]` needs `start` and `end`, or `single`"),
+        ("allowPorts = [{ start = 2, end = 1 }]", "`allowPorts[0]` ends (1) before it starts (2)"),
+        (
+            "auth.additionalScopes = ['x']",
+            "`auth.additionalScopes` may hold HeartBeats, NewWorkConns, not \"x\"",
+        ),
+        ("bindAddr = 'a b'", "`bindAddr` must be a host name or an IP address, not \"a b\""),
+        (
+            "transport.maxTunnelsPerClient = 65",
+            "`transport.maxTunnelsPerClient` must be a whole number from 1 to 64, not 65",
+        ),
+        ("transport.tls.certFile = 'x'", "`transport.tls.certFile` needs `transport.tls.keyFile` too"),
+    ] {
+        assert_eq!(only(server_problems(text)).1, message);
+    }
+    for (text, message) in [
+        ("start = 'x'", "`start` must be a list of texts, not a text (put it in square brackets)"),
+        ("start = [1]", "`start[]` must be a text, not a whole number (put it in quotes)"),
+        ("metadatas.a = 1", "`metadatas.a` must be a text, not a whole number (put it in quotes)"),
+        (
+            "[proxies]\nname = 'x'",
+            "`proxies` must be a list of sections, not a section (in TOML: double the square brackets)",
+        ),
+        ("proxies = ['x']", "`proxies[0]` must be a section, not a text"),
+        (
+            "transport = { heartbeatInterval = 10, heartbeatTimeout = 5 }",
+            "`transport.heartbeatTimeout` (5 s) must not be shorter than `transport.heartbeatInterval` (10 s)",
+        ),
+    ] {
+        assert_eq!(only(client_problems(text)).1, message);
+    }
+    for text in ["? [1, 2]\n: x", "- a\n- b", "just words"] {
+        let (_, message) = only(server_problems(text));
+        assert!(message.contains("must hold keys and values") || message.contains("plain text"), "{message}");
+    }
+}
+
+#[test]
+fn encryption_that_cannot_be_had_is_refused() {
+    let text = format!("transport.tls.enable = false{PROXY}transport.useEncryption = true");
+    let (line, message) = only(client_problems(&text));
+    assert_eq!(line, 6);
+    assert_eq!(message, "`proxies[0].transport.useEncryption` needs `transport.tls.enable` = true");
+}
+
+#[test]
+fn token_sources_are_checked() {
+    for (text, part) in [
+        (
+            "auth = { token = 'x', tokenSource = { type = 'file', file = { path = '/nonexistent' } } }",
+            "exclude each other",
+        ),
+        (
+            "auth.tokenSource = { type = 'file', file = { path = '/nonexistent' } }",
+            "cannot read the token file /nonexistent",
+        ),
+        ("auth.tokenSource.type = 'file'", "`auth.tokenSource.file.path` is missing"),
+        ("auth.tokenSource.file.path = 'x'", ""),
+        ("auth.tokenSource.type = 'exec'", "unsafe feature \"TokenSourceExec\" is not enabled"),
+        ("auth.tokenSource.type = 'magic'", "`auth.tokenSource.type` must be \"file\", not \"magic\""),
+    ] {
+        let found = server_problems(text);
+        assert!(found.iter().any(|(_, message)| message.contains(part)), "{text}: {found:?}");
+    }
+}
+
+#[test]
+fn an_error_never_shows_a_secret() {
+    for text in [
+        "auth.token = ['hunter2']",
+        "auth.token = \"hunter2",
+        "auth.token = hunter2",
+        "auth: {token: hunter2",
+        "{\"auth\": {\"token\": \"hunter2\"}",
+        "auth.token = 'hunter2'\nbindPrt = 1",
+        "auth.oidc.clientSecret = 'hunter2'",
+    ] {
+        let error = loader().server_from_str(text).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    }
+    let loaded = loader().server_from_str("auth.token = 'hunter2'").unwrap();
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+}
