@@ -13,3 +13,13 @@ pub mod recv;
 pub mod send;
 pub mod stream;
 pub mod takeover;
+
+/// Where time begins in unit tests.
+#[cfg(test)]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "an Instant can be had from the clock only; tests add to this one"
+)]
+pub(crate) fn test_clock() -> std::time::Instant {
+    std::time::Instant::now()
+}

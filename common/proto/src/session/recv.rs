@@ -46,7 +46,7 @@ pub enum Next<'a> {
 }
 
 /// Received bytes that are not delivered yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct RecvHalf {
     /// In order, ready for the application.
     ready: VecDeque<Bytes>,
@@ -63,22 +63,6 @@ pub struct RecvHalf {
     acked: u64,
     /// When delivered bytes must be acknowledged if nothing carries it earlier.
     ack_at: Option<Instant>,
-}
-
-impl Default for RecvHalf {
-    fn default() -> Self {
-        RecvHalf {
-            ready: VecDeque::new(),
-            early: BTreeMap::new(),
-            early_bytes: 0,
-            received: 0,
-            delivered: 0,
-            end: None,
-            end_delivered: false,
-            acked: 0,
-            ack_at: None,
-        }
-    }
 }
 
 impl RecvHalf {
@@ -317,6 +301,7 @@ impl RecvHalf {
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_clock;
     use super::*;
 
     fn bytes(range: std::ops::Range<u8>) -> Bytes {
@@ -335,7 +320,7 @@ mod tests {
 
     #[test]
     fn pieces_in_any_order_and_overlap_come_out_once_and_in_order() {
-        let now = Instant::now();
+        let now = test_clock();
         let mut half = RecvHalf::default();
         for (offset, range) in [(10, 10..20), (4, 4..6), (5, 5..12), (15, 15..30), (0, 0..2), (25, 25..28)] {
             half.handle_data(offset, bytes(range)).unwrap();
@@ -348,7 +333,7 @@ mod tests {
 
     #[test]
     fn the_end_waits_for_the_bytes_before_it_and_is_acknowledged_as_one_byte() {
-        let now = Instant::now();
+        let now = test_clock();
         let mut half = RecvHalf::default();
         half.handle_fin(3).unwrap();
         assert_eq!(half.next(), None);
@@ -363,7 +348,7 @@ mod tests {
 
     #[test]
     fn an_abort_after_a_delivered_end_is_delivered_too() {
-        let now = Instant::now();
+        let now = test_clock();
         let mut half = RecvHalf::default();
         half.handle_fin(0).unwrap();
         half.consume_end(now);

@@ -299,6 +299,7 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use super::super::test_clock;
     use super::*;
 
     fn chunk(payload: &[u8]) -> BytesMut {
@@ -321,7 +322,7 @@ mod tests {
 
     #[test]
     fn acknowledged_bytes_are_freed_and_the_rest_can_be_sent_again_from_any_offset() {
-        let now = Instant::now();
+        let now = test_clock();
         let budget = Budget::new(1 << 20);
         let mut half = SendHalf::new(budget.clone());
         half.push(chunk(b"hello"));
@@ -341,7 +342,7 @@ mod tests {
 
     #[test]
     fn an_abort_takes_back_what_never_left_and_is_told_from_an_orderly_end() {
-        let now = Instant::now();
+        let now = test_clock();
         let budget = Budget::new(1 << 20);
         let mut half = SendHalf::new(budget.clone());
         half.push(chunk(b"hello"));
@@ -357,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_thin_line_keeps_the_first_window_and_a_long_fat_one_grows_it() {
-        let start = Instant::now();
+        let start = test_clock();
         let grow = |latency: &dyn Fn(u32) -> Duration| {
             let mut half = SendHalf::new(Budget::new(1 << 30));
             let mut now = start;
