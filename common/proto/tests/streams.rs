@@ -1,0 +1,118 @@
+//! Streams under any schedule of link deaths, switches, hedges, slow readers and aborts; see [`sim`].
+//!
+//! A schedule that fails is named by its seed and can be run alone:
+//! `TUN_SIM_SEED=1234 cargo test -p tun-proto --test streams -- --nocapture`.
+//! `TUN_SIM_SCHEDULES` sets how many are tried, `TUN_SIM_FIRST` the seed of the first.
+
+mod sim;
+
+use proptest::prelude::*;
+use sim::choices::Choices;
+use sim::{Outcome, run};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// Schedules tried unless the environment says otherwise.
+const SCHEDULES: u64 = 100_000;
+
+#[test]
+fn streams_keep_their_promises_under_any_schedule() {
+    if let Some(seed) = number("TUN_SIM_SEED") {
+        return report(seed, run(Choices::seeded(seed), start(), true));
+    }
+    let first = number("TUN_SIM_FIRST").unwrap_or(0);
+    let last = first + number("TUN_SIM_SCHEDULES").unwrap_or(SCHEDULES);
+    let next = AtomicU64::new(first);
+    let failed = Mutex::new(None);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= last {
+                        return;
+                    }
+                    if run(Choices::seeded(seed), start(), false).fault.is_some() {
+                        next.store(last, Ordering::Relaxed);
+                        let mut failed = failed.lock().unwrap();
+                        *failed = Some(failed.map_or(seed, |other: u64| other.min(seed)));
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    if let Some(seed) = failed {
+        report(seed, run(Choices::seeded(seed), start(), true));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The same for schedules made up by proptest.
+    #[test]
+    fn streams_keep_their_promises_under_any_tape(tape in proptest::collection::vec(any::<u32>(), 0..2_000)) {
+        let outcome = run(Choices::taped(tape), start(), false);
+        prop_assert!(outcome.fault.is_none(), "{}", outcome.fault.unwrap_or_default());
+    }
+}
+
+/// Fails if the run did: with the trace of the shortest schedule that can be found to fail alike.
+fn report(seed: u64, outcome: Outcome) {
+    let Some(fault) = outcome.fault else {
+        return println!("{}\nseed {seed}: no fault in {:?}", outcome.trace.join("\n"), outcome.lasted);
+    };
+    let shrunk = run(Choices::taped(shrink(outcome.tape, kind(&fault))), start(), true);
+    println!("shrunk:\n{}\n{}", shrunk.trace.join("\n"), shrunk.fault.clone().unwrap_or_default());
+    assert!(shrunk.fault.is_none(), "seed {seed}: {fault}\nrun it alone with TUN_SIM_SEED={seed}");
+}
+
+/// A fault without its numbers.
+fn kind(fault: &str) -> &str {
+    let text = fault.trim_start_matches(|c: char| !c.is_alphabetic());
+    text.split(|c: char| c.is_ascii_digit() || c == ':').next().unwrap_or(text)
+}
+
+/// Leaves out of a failing tape whatever it fails without, and makes small what need not be large.
+fn shrink(mut tape: Vec<u32>, fault: &str) -> Vec<u32> {
+    let fails = |tape: &[u32]| {
+        let outcome = run(Choices::taped(tape.to_vec()), start(), false);
+        outcome.fault.is_some_and(|other| kind(&other) == fault)
+    };
+    for size in
+        std::iter::successors(Some(tape.len() / 2), |size| Some(size / 2)).take_while(|size| *size > 0)
+    {
+        let mut at = 0;
+        while at < tape.len() {
+            let mut shorter = tape.clone();
+            shorter.drain(at..tape.len().min(at + size));
+            if fails(&shorter) {
+                tape = shorter;
+            } else {
+                at += size;
+            }
+        }
+    }
+    for at in 0..tape.len() {
+        let was = std::mem::take(&mut tape[at]);
+        if !fails(&tape) {
+            tape[at] = was;
+        }
+    }
+    tape
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "an Instant can be had from the clock only; the rest is virtual time"
+)]
+fn start() -> Instant {
+    Instant::now()
+}
+
+#[allow(clippy::disallowed_methods, reason = "which schedules to run is an argument of the test")]
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
