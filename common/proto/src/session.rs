@@ -6,6 +6,7 @@
 //! * [`heartbeat`]: when to ask for a sign of life, and when to give a link up.
 //! * [`takeover`]: which instance of an identity holds its place.
 
+mod attachment;
 pub mod budget;
 pub mod heartbeat;
 pub mod login;

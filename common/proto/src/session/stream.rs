@@ -19,6 +19,7 @@
 //! the other says it has received; after `Switch` they go on where they are. If a retiring link dies after all,
 //! what it carried is sent again from the last acknowledgement.
 
+use super::attachment::{Attachments, Greeting, Retiring};
 use super::budget::Budget;
 use super::recv::{Next, RecvHalf, Violation};
 use super::send::{End, Piece, SendHalf};
@@ -29,9 +30,6 @@ use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Attachments kept at once: the current one, one that retires, and a hedge for each.
-const MAX_ATTACHMENTS: usize = 4;
-
 /// One end of a resumable byte stream.
 #[derive(Debug)]
 pub struct Stream {
@@ -41,8 +39,7 @@ pub struct Stream {
     opener: bool,
     send: SendHalf,
     recv: RecvHalf,
-    /// By ascending epoch.
-    attachments: Vec<Attachment>,
+    attachments: Attachments,
     next_epoch: u32,
     /// Highest offset that was given to any link.
     transmitted: u64,
@@ -50,38 +47,6 @@ pub struct Stream {
     reset_due: Option<Instant>,
     /// The stream failed on this side; no peer needs to be told.
     failed: Option<ResetCode>,
-}
-
-#[derive(Debug)]
-struct Attachment {
-    epoch: u32,
-    /// What goes out before anything else.
-    greeting: Option<Greeting>,
-    /// Next offset to send here.
-    cursor: u64,
-    /// The end was sent here.
-    end_sent: Option<End>,
-    retiring: Option<Retiring>,
-    /// A later attachment sends again whatever was sent here.
-    covered: bool,
-    /// The peer's `Switch` arrived.
-    switched_in: bool,
-    /// The peer has answered on this attachment.
-    confirmed: bool,
-}
-
-#[derive(Debug)]
-enum Greeting {
-    Attach(AttachMode),
-    Attached,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Retiring {
-    /// `Switch` is still to be sent.
-    Owed,
-    /// It was.
-    Told,
 }
 
 /// Something to send over one attachment.
@@ -124,7 +89,7 @@ impl Stream {
             opener,
             send: SendHalf::new(budget),
             recv: RecvHalf::default(),
-            attachments: Vec::with_capacity(1),
+            attachments: Attachments::default(),
             next_epoch: 0,
             transmitted: 0,
             reset_due: None,
@@ -146,7 +111,7 @@ impl Stream {
 
     /// The attachment that carries what this end sends.
     pub fn current(&self) -> Option<u32> {
-        self.attachments.last().filter(|a| a.retiring.is_none()).map(|a| a.epoch)
+        self.attachments.current()
     }
 
     /// True if nothing is left to do, and the peer knows all it needs to.
@@ -221,7 +186,7 @@ impl Stream {
         self.failed.get_or_insert(code);
         self.send.abandon();
         self.recv.discard();
-        self.attachments.clear();
+        self.attachments = Attachments::default();
     }
 
     /// What the application gets next.
@@ -281,9 +246,9 @@ impl Stream {
     /// # Errors
     /// [`Violation`] if the peer broke the protocol; the stream must then be aborted.
     pub fn handle_frame(&mut self, epoch: u32, frame: Frame, now: Instant) -> Result<(), Violation> {
-        let Some(index) = self.attachments.iter().position(|a| a.epoch == epoch) else { return Ok(()) };
+        let Some(attachment) = self.attachments.get_mut(epoch) else { return Ok(()) };
         match frame {
-            Frame::Attached { received } => self.handle_attached(index, received, now),
+            Frame::Attached { received } => self.handle_attached(epoch, received, now),
             Frame::Data { offset, payload } => {
                 if self.is_aborted() {
                     return Ok(());
@@ -305,7 +270,7 @@ impl Stream {
             }
             Frame::Reset { offset, code } => self.handle_reset(offset, code, now),
             Frame::Switch { .. } => {
-                self.attachments[index].switched_in = true;
+                attachment.switched_in = true;
                 Ok(())
             }
             Frame::Unknown if self.opener => {
@@ -318,19 +283,7 @@ impl Stream {
 
     /// The multiplexed stream of an attachment ended, or its link died.
     pub fn handle_lost(&mut self, epoch: u32) {
-        let Some(index) = self.attachments.iter().position(|a| a.epoch == epoch) else { return };
-        let lost = self.attachments.remove(index);
-        let acked = self.send.acked();
-        let was_current = index == self.attachments.len();
-        let unacknowledged = lost.cursor > acked || lost.end_sent.is_some();
-        if was_current || lost.covered || !unacknowledged {
-            return;
-        }
-        // What a retiring link carried and nobody acknowledged goes out again over the current one.
-        if let Some(current) = self.attachments.last_mut() {
-            current.cursor = current.cursor.min(acked);
-            current.end_sent = None;
-        }
+        self.attachments.remove(epoch, self.send.acked());
     }
 
     /// True if the opener should attach the stream to a link: it has no current attachment.
@@ -340,39 +293,26 @@ impl Stream {
 
     /// An attachment with which the caller can close the multiplexed stream: nothing more crosses it.
     pub fn poll_detached(&mut self) -> Option<u32> {
-        let current = self.attachments.last()?;
-        let (newest, confirmed) = (current.epoch, current.confirmed);
-        let (acked, ended) = (self.send.acked(), self.send.is_done());
-        let index = self.attachments.iter().position(|a| {
-            let arrived = a.cursor <= acked && (a.end_sent.is_none() || ended);
-            let switched = a.retiring == Some(Retiring::Told) && a.switched_in && arrived;
-            // The opener replaced this one without a switch, and the acceptor has followed.
-            let replaced = self.opener && a.epoch != newest && a.retiring.is_none() && confirmed;
-            switched || replaced
-        });
-        let index = index.or_else(|| (self.attachments.len() > MAX_ATTACHMENTS).then_some(0))?;
-        let epoch = self.attachments[index].epoch;
+        let epoch = self.attachments.idle(self.opener, self.send.acked(), self.send.is_done())?;
         self.handle_lost(epoch);
         Some(epoch)
     }
 
     /// What to send over attachment `epoch` next.
     pub fn poll_transmit(&mut self, epoch: u32, now: Instant) -> Option<Transmit> {
-        let index = self.attachments.iter().position(|a| a.epoch == epoch)?;
-        if let Some(greeting) = self.attachments[index].greeting.take() {
-            return Some(self.greet(index, greeting));
+        let current = self.current();
+        let attachment = self.attachments.get_mut(epoch)?;
+        if let Some(greeting) = attachment.greeting.take() {
+            return Some(self.greet(epoch, greeting));
         }
-        if self.current() != Some(epoch) {
-            let attachment = &mut self.attachments[index];
+        if current != Some(epoch) {
             if attachment.retiring == Some(Retiring::Owed) {
                 attachment.retiring = Some(Retiring::Told);
                 return Some(Transmit::Frame(Frame::Switch { offset: attachment.cursor }));
             }
             return None;
         }
-        let acked = self.send.acked();
-        let attachment = &mut self.attachments[index];
-        attachment.cursor = attachment.cursor.max(acked);
+        attachment.cursor = attachment.cursor.max(self.send.acked());
         let piece = self.send.piece(attachment.cursor);
         let end = match self.send.ending() {
             Some(end) if piece.is_none() && !self.send.is_done() && attachment.end_sent != Some(end) => {
@@ -384,10 +324,19 @@ impl Stream {
             return Some(Transmit::Frame(Frame::Ack { offset }));
         }
         if let Some(piece) = piece {
-            return Some(self.transmit_piece(index, piece, now));
+            let (end, transmit) = match piece {
+                Piece::Frame(frame, end) => (end, Transmit::Data(frame)),
+                Piece::Part(offset, payload) => {
+                    (offset + payload.len() as u64, Transmit::Frame(Frame::Data { offset, payload }))
+                }
+            };
+            attachment.cursor = end;
+            self.transmitted = self.transmitted.max(end);
+            self.send.handle_sent(end, now);
+            return Some(transmit);
         }
         let end = end?;
-        self.attachments[index].end_sent = Some(end);
+        attachment.end_sent = Some(end);
         let offset = self.send.end();
         Some(Transmit::Frame(match end {
             End::Fin => Frame::Fin { offset },
@@ -409,55 +358,24 @@ impl Stream {
 
     fn add_attachment(&mut self, epoch: u32, mode: AttachMode, resume_at: u64, greeting: Greeting) {
         let end = self.send.end();
-        let mut cursor = resume_at.min(end);
-        let mut end_sent = self.send.ending().filter(|e| resume_at >= end + e.weight());
-        let retire = mode == AttachMode::Switch && self.current().is_some();
-        if retire && let Some(old) = self.attachments.last_mut() {
-            old.retiring = Some(Retiring::Owed);
-            cursor = old.cursor;
-            end_sent = old.end_sent;
-        } else {
-            self.attachments.iter_mut().for_each(|a| a.covered = true);
-        }
+        let end_sent = self.send.ending().filter(|e| resume_at >= end + e.weight());
+        self.attachments.add(epoch, mode, greeting, resume_at.min(end), end_sent);
         self.send.handle_path_change();
         self.next_epoch = epoch + 1;
-        self.attachments.push(Attachment {
-            epoch,
-            greeting: Some(greeting),
-            cursor,
-            end_sent,
-            retiring: None,
-            covered: false,
-            switched_in: false,
-            confirmed: !self.opener,
-        });
     }
 
-    fn greet(&mut self, index: usize, greeting: Greeting) -> Transmit {
+    fn greet(&self, epoch: u32, greeting: Greeting) -> Transmit {
         let received = self.recv.received();
         match greeting {
             Greeting::Attached => Transmit::Frame(Frame::Attached { received }),
             Greeting::Attach(mode) => Transmit::Attach(Attach {
                 stream: self.id,
-                epoch: self.attachments[index].epoch,
+                epoch,
                 mode,
                 received,
                 meta: self.meta.clone().unwrap_or_default(),
             }),
         }
-    }
-
-    fn transmit_piece(&mut self, index: usize, piece: Piece, now: Instant) -> Transmit {
-        let (end, transmit) = match piece {
-            Piece::Frame(frame, end) => (end, Transmit::Data(frame)),
-            Piece::Part(offset, payload) => {
-                (offset + payload.len() as u64, Transmit::Frame(Frame::Data { offset, payload }))
-            }
-        };
-        self.attachments[index].cursor = end;
-        self.transmitted = self.transmitted.max(end);
-        self.send.handle_sent(end, now);
-        transmit
     }
 
     fn check_received(&self, received: u64) -> Result<(), Violation> {
@@ -468,21 +386,22 @@ impl Stream {
         Ok(())
     }
 
-    fn handle_attached(&mut self, index: usize, received: u64, now: Instant) -> Result<(), Violation> {
+    fn handle_attached(&mut self, epoch: u32, received: u64, now: Instant) -> Result<(), Violation> {
         if !self.opener {
             return Err(Violation("the opener answered an attachment"));
         }
         self.check_received(received)?;
         let end = self.send.end();
         let ending = self.send.ending();
-        let attachment = &mut self.attachments[index];
+        let newest = self.attachments.newest() == Some(epoch);
+        let Some(attachment) = self.attachments.get_mut(epoch) else { return Ok(()) };
         attachment.confirmed = true;
         attachment.cursor = attachment.cursor.max(received.min(end));
         if let Some(ending) = ending.filter(|e| received >= end + e.weight()) {
             attachment.end_sent = Some(ending);
         }
         self.meta = None;
-        if index + 1 == self.attachments.len() {
+        if newest {
             self.recv.repeat_ack(now);
         }
         Ok(())
