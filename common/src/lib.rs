@@ -15,4 +15,6 @@ pub mod lifecycle;
 pub mod limit;
 pub mod link;
 pub mod log;
+pub mod random;
 pub mod session;
+pub mod shutdown;

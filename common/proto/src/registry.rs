@@ -154,6 +154,17 @@ impl Registry {
         self.proxies.get(name).map(|proxy| proxy.session)
     }
 
+    /// The port of `name`.
+    pub fn port_of(&self, name: &str) -> Option<u16> {
+        self.proxies.get(name).map(|proxy| proxy.port)
+    }
+
+    /// The names that `session` serves.
+    pub fn names_of(&self, session: Id) -> Vec<String> {
+        let served = self.proxies.iter().filter(|(_, proxy)| proxy.session == session);
+        served.map(|(name, _)| name.clone()).collect()
+    }
+
     /// The port of `name` is closed, unless another session serves it by now. Returns whether it was released.
     pub fn release(&mut self, name: &str, session: Id, now: Instant) -> bool {
         if self.session_of(name) != Some(session) {

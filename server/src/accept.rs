@@ -1,0 +1,320 @@
+//! The server's own port: from an accepted connection to a link of a session.
+//!
+//! Nothing but accepting happens in the accept loop. Each connection has a task with one deadline from its first byte
+//! to its login, and a place among the pending ones that a newcomer can claim when there are too many.
+
+use crate::clients::{Clients, Judgement};
+use crate::control;
+use bytes::BytesMut;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tun_common::lifecycle::Tasks;
+use tun_common::limit::LoginFailures;
+use tun_common::link::handshake::{self, HandshakeError};
+use tun_common::link::{Io, Link, Side, heartbeat, tcp};
+use tun_common::random;
+use tun_proto::admission::Admission;
+use tun_proto::limits::HANDSHAKE_DEADLINE;
+use tun_proto::session::login::{Candidate, LoginError, ServerLogin};
+use tun_proto::wire::login::{Bytes32, Intent, RefusalCode};
+use tun_proto::wire::preface;
+
+/// How long a refused peer may take to read why.
+const REFUSAL_LINGER: Duration = Duration::from_secs(1);
+
+/// Pause of the accept loop when the process has run out of something.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often what is remembered of failed logins is tidied up.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
+
+/// Everything that connections in their handshake share.
+pub(crate) struct Gate {
+    clients: Arc<Clients>,
+    failures: LoginFailures,
+    pending: Mutex<Pending>,
+    tasks: Tasks,
+}
+
+#[derive(Default)]
+struct Pending {
+    admission: Admission,
+    evictions: HashMap<u64, CancellationToken>,
+}
+
+/// A connection that may become a link.
+struct Newcomer {
+    io: Box<dyn Io>,
+    input: BytesMut,
+    login: ServerLogin,
+    peer: SocketAddr,
+}
+
+impl Gate {
+    pub(crate) fn new(clients: Arc<Clients>, tasks: Tasks) -> Arc<Self> {
+        Arc::new(Gate { clients, failures: LoginFailures::default(), pending: Mutex::default(), tasks })
+    }
+
+    /// Accepts connections until the gate's tasks are stopped.
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let mut tidy = tokio::time::interval(TIDY_EVERY);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = tidy.tick() => {
+                    self.failures.tidy();
+                    continue;
+                }
+            };
+            match accepted {
+                Ok((stream, peer)) => self.admit(stream, peer),
+                Err(error) if tcp::is_out_of_resources(&error) => {
+                    tracing::warn!("a connection cannot be accepted: {error}");
+                    tokio::time::sleep(EXHAUSTED_PAUSE).await;
+                }
+                Err(error) => tracing::debug!("a connection was not accepted: {error}"),
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+        let evicted = CancellationToken::new();
+        let ticket = {
+            let mut pending = self.lock();
+            let admitted = pending.admission.enter(peer.ip());
+            if let Some(oldest) = admitted.evicted.and_then(|ticket| pending.evictions.remove(&ticket)) {
+                oldest.cancel();
+            }
+            pending.evictions.insert(admitted.ticket, evicted.clone());
+            admitted.ticket
+        };
+        let gate = self.clone();
+        self.tasks.spawn(async move {
+            let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, gate.shake_hands(stream, peer));
+            let newcomer = tokio::select! {
+                result = handshake => result.unwrap_or_else(|_| Err(Failure::Deadline)),
+                () = evicted.cancelled() => Err(Failure::Evicted),
+            };
+            gate.leave(ticket);
+            match newcomer {
+                Ok((newcomer, candidate)) => gate.judge(newcomer, candidate).await,
+                Err(failure) => failure.report(peer),
+            }
+        });
+    }
+
+    fn leave(&self, ticket: u64) {
+        let mut pending = self.lock();
+        pending.admission.leave(ticket);
+        pending.evictions.remove(&ticket);
+    }
+
+    /// Takes a connection as far as a complete login.
+    async fn shake_hands(&self, stream: TcpStream, peer: SocketAddr) -> Result<(Newcomer, Candidate), Failure> {
+        let settings = &self.clients.settings;
+        tcp::tune(&stream, settings.keepalive)?;
+        let mut first = [0; 1];
+        if stream.peek(&mut first).await? == 0 {
+            return Err(Failure::Empty);
+        }
+        let (io, exporter): (Box<dyn Io>, _) = if preface::is_tls(first[0]) {
+            let secured = settings.tls.accept(stream).await.map_err(Failure::Tls)?;
+            (Box::new(secured.stream), Some(secured.exporter))
+        } else if settings.force_tls {
+            return Err(Failure::Plain);
+        } else {
+            (Box::new(stream), None)
+        };
+        let certificate = exporter.map(|_| settings.tls.fingerprint());
+        let login = ServerLogin::new(settings.key.clone(), exporter, random::bytes(), certificate);
+        let mut newcomer = Newcomer { io, input: BytesMut::new(), login, peer };
+        let result =
+            handshake::server(&mut *newcomer.io, &mut newcomer.input, &mut newcomer.login).await;
+        match result {
+            Ok(candidate) => Ok((newcomer, candidate)),
+            Err(error) => {
+                newcomer.answer_stranger(&error).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn judge(self: &Arc<Self>, mut newcomer: Newcomer, candidate: Candidate) {
+        let peer = newcomer.peer;
+        let judgement = match self.failures.blocked(peer.ip()) {
+            Some(wait) => {
+                let reason = format!("too many failed logins from {}, wait {} s", peer.ip(), wait.as_secs() + 1);
+                Judgement::Refused(RefusalCode::RateLimited, reason)
+            }
+            None => self.clients.judge(&candidate, peer),
+        };
+        match judgement {
+            Judgement::Refused(code, reason) => {
+                if code == RefusalCode::Token {
+                    self.failures.note(peer.ip());
+                }
+                let hint = self.interception(&candidate);
+                tracing::warn!("login refused from {peer}: {reason}{hint}");
+                newcomer.refuse(code, self.clients.settings.for_client(&reason)).await;
+            }
+            Judgement::Accepted { session, link, new } => {
+                let max_links = self.clients.settings.max_links;
+                let accepted =
+                    newcomer.login.accept(&candidate, env!("CARGO_PKG_VERSION"), session.id(), link, max_links);
+                let sent = handshake::send(&mut *newcomer.io, newcomer.login.poll_transmit()).await;
+                if let (Err(_), _) | (_, Err(_)) = (accepted, &sent) {
+                    tracing::info!("link from {peer} lost before it began");
+                    if new.is_some() {
+                        self.clients.remove(session.id(), false);
+                    }
+                    return;
+                }
+                self.add_link(newcomer, &candidate, session, link);
+                if let Some(new) = new {
+                    tracing::info!(
+                        "client {:?} logged in from {peer}, version {}, session {}",
+                        candidate.hello.identity,
+                        candidate.hello.program,
+                        new.session.id()
+                    );
+                    self.tasks.spawn(control::serve(self.clients.clone(), new));
+                }
+            }
+        }
+    }
+
+    fn add_link(
+        &self,
+        newcomer: Newcomer,
+        candidate: &Candidate,
+        session: tun_common::session::Session,
+        number: u32,
+    ) {
+        let peer = newcomer.peer;
+        let new = Link::over_yamux(newcomer.io, newcomer.input, Side::Acceptor, number, peer);
+        let link = new.link.clone();
+        let promised = Duration::from_millis(u64::from(candidate.hello.heartbeat_ms));
+        let timeout = self.clients.settings.heartbeat_timeout;
+        let events = session.link_events();
+        let tasks = session.tasks().clone();
+        let beating = link.clone();
+        if matches!(candidate.hello.intent, Intent::Join { .. }) {
+            tracing::info!("session {}: link {number} from {peer}", session.id());
+        }
+        session.tasks().spawn_to_end(async move {
+            link.gone().await;
+            tracing::info!("link {peer} lost: {}", link.reason());
+        });
+        session.add_link(new, move |stream, rest| {
+            let read_ahead = BytesMut::from(&rest[..]);
+            tasks.spawn(heartbeat::answer(beating, stream, read_ahead, promised, timeout, events));
+        });
+    }
+
+    /// Tells apart a wrong token and an intercepted connection, where the client says which certificate it saw.
+    fn interception(&self, candidate: &Candidate) -> String {
+        let ours = self.clients.settings.tls.fingerprint();
+        match candidate.hello.saw_certificate {
+            Some(saw) if saw != ours => format!(
+                "; the client saw certificate {}, ours is {}: somebody in between ends the encryption",
+                short(saw),
+                short(ours)
+            ),
+            _ => String::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn short(fingerprint: Bytes32) -> String {
+    fingerprint.to_string()[..16].to_owned()
+}
+
+impl Newcomer {
+    async fn refuse(&mut self, code: RefusalCode, reason: String) {
+        if self.login.refuse(code, reason).is_ok() {
+            let bytes = self.login.poll_transmit();
+            self.part(bytes).await;
+        }
+    }
+
+    /// A peer that does not speak our protocol gets an answer it may understand.
+    async fn answer_stranger(&mut self, error: &HandshakeError) {
+        let HandshakeError::Login(LoginError::Preface(_)) = error else { return };
+        let first = self.input.first_chunk::<{ preface::LEN }>();
+        if first.is_some_and(|bytes| preface::is_http(*bytes)) {
+            let body = "this port speaks the tun protocol, not HTTP\n";
+            let answer = format!(
+                "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
+            self.part(BytesMut::from(answer.as_bytes())).await;
+        } else {
+            self.part(BytesMut::new()).await;
+        }
+    }
+
+    /// Sends the last bytes and waits for the peer to close, because a close over unread bytes would reset the
+    /// connection and take the answer with it.
+    async fn part(&mut self, bytes: BytesMut) {
+        let farewell = async {
+            handshake::send(&mut *self.io, bytes).await?;
+            self.io.shutdown().await?;
+            let mut rest = [0; 512];
+            while self.io.read(&mut rest).await? > 0 {}
+            io::Result::Ok(())
+        };
+        let _ = tokio::time::timeout(REFUSAL_LINGER, farewell).await;
+    }
+}
+
+/// Why a connection did not get as far as a login.
+enum Failure {
+    Deadline,
+    Evicted,
+    Empty,
+    Plain,
+    Tls(io::Error),
+    Handshake(HandshakeError),
+}
+
+impl From<HandshakeError> for Failure {
+    fn from(error: HandshakeError) -> Self {
+        Failure::Handshake(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Handshake(error.into())
+    }
+}
+
+impl Failure {
+    /// Strangers knock at every public port; only what an operator can act on is more than a detail.
+    fn report(&self, peer: SocketAddr) {
+        match self {
+            Failure::Empty => tracing::debug!("{peer} connected and closed"),
+            Failure::Evicted => {
+                tracing::warn!("handshake with {peer} ended: too many connections wait for their login");
+            }
+            Failure::Deadline => {
+                tracing::info!("handshake with {peer} ended: no login within {} s", HANDSHAKE_DEADLINE.as_secs());
+            }
+            Failure::Plain => {
+                tracing::warn!("handshake with {peer} ended: it does not use TLS, which transport.tls.force demands");
+            }
+            Failure::Tls(error) => tracing::info!("handshake with {peer} ended: TLS: {error}"),
+            Failure::Handshake(error) => tracing::info!("handshake with {peer} ended: {error}"),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! The server from start to stop: build everything, bind, announce, serve, drain.
+
+use crate::accept::Gate;
+use crate::clients::Clients;
+use crate::settings::Settings;
+use anyhow::Context;
+use std::sync::Arc;
+use std::time::Duration;
+use tun_common::config::ServerConfig;
+use tun_common::lifecycle::Tasks;
+use tun_common::link::tcp;
+use tun_common::session::Session;
+use tun_common::shutdown::Shutdown;
+use tun_proto::registry::Registry;
+
+/// How long goodbyes may take to reach the clients.
+const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Runs the server until it is told to stop.
+pub(crate) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
+    let settings = Arc::new(Settings::new(config)?);
+    let tasks = Tasks::new();
+    let shutdown = Shutdown::listen(&tasks).context("signals cannot be listened to")?;
+    let listener = tcp::listen(settings.bind)
+        .with_context(|| format!("cannot listen on {} (bindAddr, bindPort)", settings.bind))?;
+    let address = listener.local_addr()?;
+    let registry = Registry::new(config.allow_ports.clone(), config.max_ports_per_client);
+    let clients = Arc::new(Clients::new(settings.clone(), registry, tasks.child()));
+    let accepting = tasks.child();
+    let gate = Gate::new(clients.clone(), tasks.child());
+    accepting.spawn(gate.serve(listener));
+    tracing::info!("tuns {} listening on {address}", env!("CARGO_PKG_VERSION"));
+    tracing::info!("certificate fingerprint (SHA-256) {}", settings.tls.fingerprint());
+
+    shutdown.asked().await;
+    accepting.stop();
+    let sessions = clients.begin_stop();
+    tracing::info!("stopping, draining for up to {} s", settings.drain_timeout.as_secs());
+    let drained = tokio::select! {
+        drained = tokio::time::timeout(settings.drain_timeout, drain(&sessions)) => drained.is_ok(),
+        () = shutdown.insisted() => false,
+    };
+    if !drained {
+        let left: usize = sessions.iter().map(|session| session.stream_count().saturating_sub(1)).sum();
+        tracing::warn!("{left} connections were cut");
+    }
+    clients.say_goodbye();
+    let gone = async {
+        for session in &sessions {
+            session.over().await;
+        }
+    };
+    tokio::select! {
+        _ = tokio::time::timeout(GOODBYE_DEADLINE, gone) => {}
+        () = shutdown.insisted() => {}
+    }
+    tasks.stop();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Waits until nothing but control channels is open.
+async fn drain(sessions: &[Session]) {
+    for session in sessions {
+        let mut streams = session.watch_streams();
+        while *streams.borrow_and_update() > 1 && !session.is_over() {
+            tokio::select! {
+                changed = streams.changed() => if changed.is_err() { break },
+                () = session.over() => break,
+            }
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! The clients of the server: who is logged in, what they serve, and how their sessions begin and end.
+//!
+//! Decisions are those of [`Identities`] and [`Registry`]; this room owns both, and the sessions and public ports
+//! that go with them, behind one lock that is never held across an await.
+
+use crate::ingress::tcp::TcpIngress;
+use crate::settings::Settings;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
+use tun_common::lifecycle::Tasks;
+use tun_common::link::heartbeat::LinkEvent;
+use tun_common::random;
+use tun_common::session::{Handler, Local, Session, pipe};
+use tun_proto::auth::SessionSecret;
+use tun_proto::registry::{Claim, Registry};
+use tun_proto::session::login::Candidate;
+use tun_proto::session::takeover::{Decision, Identities};
+use tun_proto::wire::control::{ProxyKind, ProxySpec, PublicAddress, ServerMessage, StreamMeta};
+use tun_proto::wire::login::{Id, Intent, RefusalCode};
+use tun_proto::wire::stream::ResetCode;
+
+/// Messages to one client that wait to be sent.
+const OUTBOX: usize = 64;
+
+/// All clients.
+pub(crate) struct Clients {
+    pub(crate) settings: Arc<Settings>,
+    tasks: Tasks,
+    state: Mutex<State>,
+}
+
+struct State {
+    identities: Identities,
+    registry: Registry,
+    clients: HashMap<Id, Client>,
+    ingresses: HashMap<String, TcpIngress>,
+    stopping: bool,
+}
+
+struct Client {
+    identity: String,
+    session: Session,
+    secret: SessionSecret,
+    next_link: u32,
+    outbox: mpsc::Sender<ServerMessage>,
+    superseded: bool,
+}
+
+/// A login that was judged.
+pub(crate) enum Judgement {
+    /// The link belongs to this session, under this number; the parts of a new session's control if it is one.
+    Accepted {
+        /// The session.
+        session: Session,
+        /// The link's number.
+        link: u32,
+        /// What the control task of a new session needs.
+        new: Option<NewClient>,
+    },
+    /// Refused.
+    Refused(RefusalCode, String),
+}
+
+/// What the control task of a new session works with.
+pub(crate) struct NewClient {
+    pub(crate) identity: String,
+    pub(crate) session: Session,
+    pub(crate) outbox: mpsc::Receiver<ServerMessage>,
+    pub(crate) control: mpsc::Receiver<DuplexStream>,
+    pub(crate) link_events: mpsc::Receiver<(u32, LinkEvent)>,
+}
+
+impl Clients {
+    pub(crate) fn new(settings: Arc<Settings>, registry: Registry, tasks: Tasks) -> Self {
+        let state = State {
+            identities: Identities::default(),
+            registry,
+            clients: HashMap::new(),
+            ingresses: HashMap::new(),
+            stopping: false,
+        };
+        Clients { settings, tasks, state: Mutex::new(state) }
+    }
+
+    /// Judges a login whose proof may still be wrong.
+    pub(crate) fn judge(&self, candidate: &Candidate, peer: SocketAddr) -> Judgement {
+        match &candidate.hello.intent {
+            Intent::Login { first } => self.log_in(candidate, *first, peer),
+            Intent::Join { session, lost } => self.join(candidate, *session, lost),
+        }
+    }
+
+    fn log_in(&self, candidate: &Candidate, first: bool, peer: SocketAddr) -> Judgement {
+        if !candidate.is_genuine(None) {
+            return wrong_token();
+        }
+        let mut state = self.lock();
+        if state.stopping {
+            return Judgement::Refused(RefusalCode::Unavailable, "the server is about to stop".into());
+        }
+        let hello = &candidate.hello;
+        let id = random::id();
+        let address = peer.to_string();
+        let decision =
+            state.identities.login(&hello.identity, hello.instance, first, id, &address, Instant::now());
+        let before = match decision {
+            Decision::StandBy(other) => {
+                let reason = format!("another client is logged in as \"{}\" from {other}", hello.identity);
+                return Judgement::Refused(RefusalCode::Superseded, reason);
+            }
+            Decision::Vacant => None,
+            Decision::Own(old) => state.clients.get(&old).map(|client| (client.session.clone(), None)),
+            Decision::Replaces(old) => state.clients.get_mut(&old).map(|client| {
+                client.superseded = true;
+                (client.session.clone(), Some(client.outbox.clone()))
+            }),
+        };
+        let (outbox, outgoing) = mpsc::channel(OUTBOX);
+        let (control, controls) = mpsc::channel(1);
+        let handler = Arc::new(ControlOnly { control });
+        let (session, link_events) =
+            Session::new(id, handler, self.settings.max_streams, self.tasks.child());
+        let client = Client {
+            identity: hello.identity.clone(),
+            session: session.clone(),
+            secret: candidate.session_secret(),
+            next_link: 1,
+            outbox,
+            superseded: false,
+        };
+        state.clients.insert(id, client);
+        drop(state);
+        match before {
+            None => {}
+            Some((old, None)) => old.end("the client logged in anew"),
+            // An instance without a link cannot be told, and has nothing to drain over.
+            Some((old, Some(outbox)))
+                if old.links().is_empty()
+                    || outbox.try_send(ServerMessage::Superseded { by: address }).is_err() =>
+            {
+                old.end("another instance of the client took its place");
+            }
+            Some(_) => {}
+        }
+        let new = NewClient {
+            identity: hello.identity.clone(),
+            session: session.clone(),
+            outbox: outgoing,
+            control: controls,
+            link_events,
+        };
+        Judgement::Accepted { session, link: 0, new: Some(new) }
+    }
+
+    fn join(&self, candidate: &Candidate, id: Id, lost: &[u32]) -> Judgement {
+        let mut state = self.lock();
+        let Some(client) = state.clients.get_mut(&id).filter(|client| !client.session.is_over()) else {
+            return Judgement::Refused(RefusalCode::UnknownSession, "the session is over".into());
+        };
+        if !candidate.is_genuine(Some(&client.secret)) {
+            return wrong_token();
+        }
+        let link = client.next_link;
+        client.next_link += 1;
+        let session = client.session.clone();
+        drop(state);
+        session.close_links(lost, "the client gave it up");
+        if session.links().iter().filter(|link| !link.is_gone()).count() >= usize::from(self.settings.max_links) {
+            let reason = format!("the client has {} links already", self.settings.max_links);
+            return Judgement::Refused(RefusalCode::Unavailable, reason);
+        }
+        Judgement::Accepted { session, link, new: None }
+    }
+
+    /// Exposes a proxy for a session; the answer is for the client.
+    pub(crate) fn register(&self, identity: &str, session: &Session, spec: &ProxySpec) -> ServerMessage {
+        let outcome = self.try_register(identity, session, spec);
+        if let Err(reason) = &outcome {
+            tracing::warn!("[{}] of client {identity:?} refused: {reason}", spec.name);
+        }
+        let outcome = outcome.map_err(|reason| self.settings.for_client(&reason));
+        ServerMessage::Registered { name: spec.name.clone(), outcome }
+    }
+
+    fn try_register(
+        &self,
+        identity: &str,
+        session: &Session,
+        spec: &ProxySpec,
+    ) -> Result<PublicAddress, String> {
+        let ProxyKind::Tcp { remote_port, previous_port } = spec.kind;
+        let mut state = self.lock();
+        if state.stopping || !state.identities.is_holder(identity, session.id()) {
+            return Err("another client took this one's place".into());
+        }
+        let now = Instant::now();
+        let entropy = u64::from_le_bytes(random::bytes());
+        let claim = state
+            .registry
+            .claim(identity, &spec.name, remote_port, previous_port, entropy)
+            .map_err(|error| error.to_string())?;
+        let ports = match claim {
+            Claim::TakeOver { port } => {
+                if let Some(ingress) = state.ingresses.get(&spec.name) {
+                    ingress.hand_over(session.clone());
+                    let address = ingress.address();
+                    state.registry.bound(identity, &spec.name, session.id(), port, remote_port == 0, now);
+                    tracing::info!("[{}] taken over on {address}", spec.name);
+                    return Ok(public(address));
+                }
+                vec![port]
+            }
+            Claim::Bind { ports } => ports,
+        };
+        let mut failure = String::new();
+        for port in ports {
+            let address = SocketAddr::new(self.settings.proxy_bind, port);
+            match self.bind(&spec.name, address, session) {
+                Ok(ingress) => {
+                    let address = ingress.address();
+                    // Before a port of an earlier registration goes, so that the name never lacks one.
+                    state.ingresses.insert(spec.name.clone(), ingress);
+                    let chosen = remote_port == 0;
+                    state.registry.bound(identity, &spec.name, session.id(), address.port(), chosen, now);
+                    tracing::info!("[{}] listening on {address}", spec.name);
+                    return Ok(public(address));
+                }
+                Err(error) => failure = format!("port {port} cannot be bound: {error}"),
+            }
+        }
+        Err(failure)
+    }
+
+    fn bind(&self, name: &str, address: SocketAddr, session: &Session) -> std::io::Result<TcpIngress> {
+        let Settings { keepalive, user_conn_timeout, .. } = *self.settings;
+        TcpIngress::bind(name, address, session.clone(), keepalive, user_conn_timeout, &self.tasks)
+    }
+
+    /// Stops exposing a proxy, if this session serves it.
+    pub(crate) fn withdraw(&self, session: Id, name: &str) {
+        let mut state = self.lock();
+        if state.registry.release(name, session, Instant::now()) {
+            state.ingresses.remove(name);
+            tracing::info!("[{name}] closed");
+        }
+    }
+
+    /// Stops exposing everything a session serves.
+    pub(crate) fn withdraw_all(&self, session: Id) {
+        let mut state = self.lock();
+        for name in state.registry.names_of(session) {
+            state.registry.release(&name, session, Instant::now());
+            state.ingresses.remove(&name);
+            tracing::info!("[{name}] closed");
+        }
+    }
+
+    /// Closes the public ports of a session that has no link, but keeps them reserved for it.
+    pub(crate) fn suspend(&self, session: Id) {
+        let mut state = self.lock();
+        for name in state.registry.names_of(session) {
+            if state.ingresses.remove(&name).is_some() {
+                tracing::info!("[{name}] closed until its client is back");
+            }
+        }
+    }
+
+    /// Opens the public ports of a session again.
+    pub(crate) fn resume(&self, session: &Session) {
+        let mut state = self.lock();
+        for name in state.registry.names_of(session.id()) {
+            let Some(port) = state.registry.port_of(&name) else { continue };
+            if state.ingresses.contains_key(&name) {
+                continue;
+            }
+            let address = SocketAddr::new(self.settings.proxy_bind, port);
+            match self.bind(&name, address, session) {
+                Ok(ingress) => {
+                    tracing::info!("[{name}] listening on {address} again");
+                    state.ingresses.insert(name, ingress);
+                }
+                Err(error) => {
+                    tracing::warn!("[{name}] port {port} cannot be bound again: {error}");
+                    state.registry.release(&name, session.id(), Instant::now());
+                }
+            }
+        }
+    }
+
+    /// Notes since when a session has no link.
+    pub(crate) fn set_linkless(&self, identity: &str, session: Id, since: Option<Instant>) {
+        self.lock().identities.set_linkless(identity, session, since);
+    }
+
+    /// True if another instance has taken a session's place.
+    pub(crate) fn is_superseded(&self, session: Id) -> bool {
+        self.lock().clients.get(&session).is_none_or(|client| client.superseded)
+    }
+
+    /// Removes a session that is over. Its ports go when `keep_ports` is false; otherwise a successor may have them.
+    pub(crate) fn remove(&self, session: Id, keep_ports: bool) {
+        {
+            let mut state = self.lock();
+            let Some(client) = state.clients.remove(&session) else { return };
+            state.identities.end(&client.identity, session);
+            state.registry.expire(Instant::now());
+        }
+        if !keep_ports {
+            self.withdraw_all(session);
+        }
+    }
+
+    /// Takes no more logins, closes all public ports and tells every client; returns their sessions.
+    pub(crate) fn begin_stop(&self) -> Vec<Session> {
+        let mut state = self.lock();
+        state.stopping = true;
+        state.ingresses.clear();
+        let deadline_ms = self.settings.drain_timeout.as_millis() as u64;
+        let clients = state.clients.values();
+        clients
+            .map(|client| {
+                let _ = client.outbox.try_send(ServerMessage::Drain { deadline_ms });
+                client.session.clone()
+            })
+            .collect()
+    }
+
+    /// Tells every client that the server has stopped.
+    pub(crate) fn say_goodbye(&self) {
+        let state = self.lock();
+        for client in state.clients.values() {
+            let reason = "the server was stopped".to_owned();
+            if client.outbox.try_send(ServerMessage::Goodbye { reason }).is_err() {
+                client.session.end("the server was stopped");
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn wrong_token() -> Judgement {
+    let reason = "the token does not match, or somebody in between ends the encryption";
+    Judgement::Refused(RefusalCode::Token, reason.into())
+}
+
+/// Where the client tells its user that the proxy is; no host if the server listens on all of its addresses.
+fn public(address: SocketAddr) -> PublicAddress {
+    let host = if address.ip().is_unspecified() { String::new() } else { address.ip().to_string() };
+    PublicAddress { host, port: address.port() }
+}
+
+/// A client opens one kind of stream: its control channel, once.
+struct ControlOnly {
+    control: mpsc::Sender<DuplexStream>,
+}
+
+impl Handler for ControlOnly {
+    fn open(&self, _: &Session, meta: &[u8]) -> Result<Box<dyn Local>, ResetCode> {
+        match serde_json::from_slice(meta) {
+            Ok(StreamMeta::Control) => {}
+            _ => return Err(ResetCode::Refused),
+        }
+        let (local, ours) = pipe(tun_common::control::PIPE);
+        self.control.try_send(ours).map_err(|_| ResetCode::Refused)?;
+        Ok(local)
+    }
+}

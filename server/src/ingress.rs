@@ -1,0 +1,3 @@
+//! The public side: one file per kind of proxy.
+
+pub(crate) mod tcp;
