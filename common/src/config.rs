@@ -1,7 +1,7 @@
 //! Configuration: what the two programs run on, and how it is read from frp's files.
 //!
-//! A file goes through four steps: [`read`] makes a tree of it, whatever its format; [`check`] holds the tree
-//! against the table in [`keys`]; [`server`] and [`client`] decode what passed into the types of [`types`].
+//! A file goes through three steps: `read` makes a tree of it, whatever its format; `check` holds the tree
+//! against the table in `keys`; `server` and `client` decode what passed into the types of `types`.
 //! Every step reports what is wrong and goes on, so that one run shows everything, with file, line and key.
 //!
 //! Differences from frp: `bindPort = 0` takes any free port, and an environment variable that is not set renders
@@ -50,7 +50,7 @@ pub fn load_client(path: &Path) -> Result<Loaded<ClientConfig>, ConfigError> {
 }
 
 /// How files are loaded.
-#[derive(Clone, Debug)]
+#[derive(Clone)] // not Debug: the environment may hold secrets
 pub struct Loader {
     /// Whether unknown keys are errors; otherwise they are warnings.
     pub strict: bool,

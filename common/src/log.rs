@@ -1,8 +1,8 @@
 //! The log: one line an event, for people or for machines, on standard output or in a file.
 //!
 //! What peers send ends up in log lines, so control characters are escaped: nobody can forge a line or steer the
-//! reader's terminal. Writing never stops the program: a file has its own thread, and what a full disk refuses is
-//! counted and dropped.
+//! reader's terminal. Writing has its own thread and never stops the program: neither a terminal on hold nor a disk
+//! that hangs. What a full disk refuses is counted and dropped.
 //!
 //! Times and the daily rotation are in UTC.
 
@@ -16,7 +16,7 @@ use std::{
 
 use time::OffsetDateTime;
 use tracing::Subscriber;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Layer,
     field::RecordFields,
@@ -57,30 +57,32 @@ pub enum LogError {
 #[must_use = "dropping the guard ends the log file"]
 #[derive(Debug)]
 pub struct LogGuard {
-    _worker: Option<WorkerGuard>,
+    _worker: WorkerGuard,
 }
 
 /// Sets up the log of this process. `RUST_LOG`, when set, overrides the configured level.
 pub fn init(config: &LogConfig) -> Result<LogGuard, LogError> {
     let filter = filter(config.level, std::env::var("RUST_LOG").ok().as_deref())?;
-    let (subscriber, worker): (Box<dyn Subscriber + Send + Sync>, _) = match &config.to {
+    let (ansi, (writer, worker)) = match &config.to {
         LogTarget::Console => {
             let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
             let ansi = io::stdout().is_terminal() && !config.disable_print_color && !no_color;
-            // Standard output writes at every line break, and an event is written at once.
-            (subscriber(config.format, filter, ansi, io::stdout), None)
+            // Standard output hands on at every line break.
+            (ansi, in_background(io::stdout()))
         }
         LogTarget::File(path) => {
-            let file = file::DailyFile::open(path, config.max_days)
-                .map_err(|source| LogError::Open { path: path.clone(), source })?;
-            // Lossy: a disk that hangs must not hold up the tunnels.
-            let (writer, worker) =
-                NonBlockingBuilder::default().lossy(true).thread_name("log-file").finish(file);
-            (subscriber(config.format, filter, false, writer), Some(worker))
+            let file = file::DailyFile::open(path, config.max_days);
+            let file = file.map_err(|source| LogError::Open { path: path.clone(), source })?;
+            (false, in_background(file))
         }
     };
-    subscriber.try_init().map_err(|_| LogError::Twice)?;
+    subscriber(config.format, filter, ansi, writer).try_init().map_err(|_| LogError::Twice)?;
     Ok(LogGuard { _worker: worker })
+}
+
+/// Lines queue up while the writer is busy; when very many do, further ones are dropped rather than waited for.
+fn in_background(writer: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
+    NonBlockingBuilder::default().lossy(true).thread_name("log").finish(writer)
 }
 
 fn filter(level: LogLevel, rust_log: Option<&str>) -> Result<EnvFilter, LogError> {
@@ -265,5 +267,21 @@ mod tests {
         let path = PathBuf::from("/dev/null/tuns.log");
         let error = init(&LogConfig { to: LogTarget::File(path), ..LogConfig::default() }).unwrap_err();
         assert!(error.to_string().starts_with("cannot open the log file /dev/null/tuns.log: "), "{error}");
+    }
+
+    /// The only test that sets the log of the whole process.
+    #[test]
+    fn dropping_the_guard_writes_out_every_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tuns.log");
+        let config = LogConfig { to: LogTarget::File(path.clone()), ..LogConfig::default() };
+        let guard = init(&config).unwrap();
+        for n in 0..10_000 {
+            tracing::info!(target: "tuns", "line {n}");
+        }
+        drop(guard);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().filter(|line| line.contains("INFO tuns: line ")).count(), 10_000);
+        assert!(matches!(init(&config), Err(LogError::Twice)));
     }
 }

@@ -2,10 +2,13 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
     time::Duration,
 };
+
+use zeroize::Zeroizing;
 
 use super::{Loader, LogConfig, LogFormat, LogLevel, LogTarget, Secret, problem::Report, schema::Section};
 
@@ -78,10 +81,14 @@ pub(super) fn token(section: Section<'_>, loader: &Loader, report: &mut Report) 
     Secret::default()
 }
 
+/// More than any token; keeps a wrong path from filling the memory.
+const MAX_TOKEN_SIZE: u64 = 64 << 10;
+
 /// Reads a token from a file, without the white space around it.
 pub fn read_token(path: &Path) -> Result<Secret, String> {
-    let text = fs::read_to_string(path).map(zeroize::Zeroizing::new);
-    match text.as_ref().map(|text| text.trim()) {
+    let mut text = Zeroizing::new(String::new());
+    let outcome = File::open(path).and_then(|file| file.take(MAX_TOKEN_SIZE).read_to_string(&mut text));
+    match outcome.map(|_| text.trim()) {
         Ok("") => Err(format!("the token file {} is empty", path.display())),
         Ok(token) => Ok(Secret::new(token)),
         Err(e) => Err(format!("cannot read the token file {}: {e}", path.display())),
