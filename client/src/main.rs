@@ -1,17 +1,26 @@
-//! The client's program.
+//! `tunc`, the client of tun.
 
+mod app;
+mod backend;
 mod cli;
+mod control;
+mod dial;
+mod identity;
+mod settings;
 
-use std::{io::Write, process::ExitCode};
-
+use app::Exit;
 use cli::Invocation;
+use std::io::Write;
+use std::process::ExitCode;
+use tun_common::config::{ClientConfig, Loaded};
+use tun_common::log;
+
+/// The server refused the client: a wrong token, another version.
+const EXIT_REFUSED: u8 = 3;
 
 fn main() -> ExitCode {
     let text = match cli::parse() {
-        Invocation::Run { config, verbose } => {
-            eprintln!("tunc: not wired ({} warnings, verbose: {verbose})", config.warnings.len());
-            return ExitCode::FAILURE;
-        }
+        Invocation::Run { config, verbose } => return run(&config, verbose),
         Invocation::Verify { path, warnings } => {
             for warning in warnings {
                 eprintln!("tunc: warning: {warning}");
@@ -23,4 +32,31 @@ fn main() -> ExitCode {
     // Whoever closes the pipe has read enough.
     std::io::stdout().write_all(&text).ok();
     ExitCode::SUCCESS
+}
+
+fn run(loaded: &Loaded<ClientConfig>, verbose: bool) -> ExitCode {
+    let result = serve(loaded);
+    let Err(exit) = result else { return ExitCode::SUCCESS };
+    match &exit {
+        Exit::Failed(error) if verbose => eprintln!("tunc: {error:?}"),
+        Exit::Failed(error) => eprintln!("tunc: {error:#}"),
+        other => eprintln!("tunc: {other}"),
+    }
+    match exit {
+        Exit::Refused(_) => ExitCode::from(EXIT_REFUSED),
+        Exit::Unreachable(_) | Exit::Failed(_) => ExitCode::FAILURE,
+    }
+}
+
+fn serve(loaded: &Loaded<ClientConfig>) -> Result<(), Exit> {
+    let guard = log::init(&loaded.config.log).map_err(anyhow::Error::from)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from)?;
+    let result = runtime.block_on(app::run(&loaded.config));
+    runtime.shutdown_background();
+    drop(guard);
+    result
 }

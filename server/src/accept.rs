@@ -116,7 +116,11 @@ impl Gate {
     }
 
     /// Takes a connection as far as a complete login.
-    async fn shake_hands(&self, stream: TcpStream, peer: SocketAddr) -> Result<(Newcomer, Candidate), Failure> {
+    async fn shake_hands(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<(Newcomer, Candidate), Failure> {
         let settings = &self.clients.settings;
         tcp::tune(&stream, settings.keepalive)?;
         let mut first = [0; 1];
@@ -134,8 +138,7 @@ impl Gate {
         let certificate = exporter.map(|_| settings.tls.fingerprint());
         let login = ServerLogin::new(settings.key.clone(), exporter, random::bytes(), certificate);
         let mut newcomer = Newcomer { io, input: BytesMut::new(), login, peer };
-        let result =
-            handshake::server(&mut *newcomer.io, &mut newcomer.input, &mut newcomer.login).await;
+        let result = handshake::server(&mut *newcomer.io, &mut newcomer.input, &mut newcomer.login).await;
         match result {
             Ok(candidate) => Ok((newcomer, candidate)),
             Err(error) => {
@@ -149,7 +152,8 @@ impl Gate {
         let peer = newcomer.peer;
         let judgement = match self.failures.blocked(peer.ip()) {
             Some(wait) => {
-                let reason = format!("too many failed logins from {}, wait {} s", peer.ip(), wait.as_secs() + 1);
+                let reason =
+                    format!("too many failed logins from {}, wait {} s", peer.ip(), wait.as_secs() + 1);
                 Judgement::Refused(RefusalCode::RateLimited, reason)
             }
             None => self.clients.judge(&candidate, peer),
@@ -165,8 +169,13 @@ impl Gate {
             }
             Judgement::Accepted { session, link, new } => {
                 let max_links = self.clients.settings.max_links;
-                let accepted =
-                    newcomer.login.accept(&candidate, env!("CARGO_PKG_VERSION"), session.id(), link, max_links);
+                let accepted = newcomer.login.accept(
+                    &candidate,
+                    env!("CARGO_PKG_VERSION"),
+                    session.id(),
+                    link,
+                    max_links,
+                );
                 let sent = handshake::send(&mut *newcomer.io, newcomer.login.poll_transmit()).await;
                 if let (Err(_), _) | (_, Err(_)) = (accepted, &sent) {
                     tracing::info!("link from {peer} lost before it began");
@@ -308,10 +317,15 @@ impl Failure {
                 tracing::warn!("handshake with {peer} ended: too many connections wait for their login");
             }
             Failure::Deadline => {
-                tracing::info!("handshake with {peer} ended: no login within {} s", HANDSHAKE_DEADLINE.as_secs());
+                tracing::info!(
+                    "handshake with {peer} ended: no login within {} s",
+                    HANDSHAKE_DEADLINE.as_secs()
+                );
             }
             Failure::Plain => {
-                tracing::warn!("handshake with {peer} ended: it does not use TLS, which transport.tls.force demands");
+                tracing::warn!(
+                    "handshake with {peer} ended: it does not use TLS, which transport.tls.force demands"
+                );
             }
             Failure::Tls(error) => tracing::info!("handshake with {peer} ended: TLS: {error}"),
             Failure::Handshake(error) => tracing::info!("handshake with {peer} ended: {error}"),

@@ -122,8 +122,7 @@ impl Clients {
         let (outbox, outgoing) = mpsc::channel(OUTBOX);
         let (control, controls) = mpsc::channel(1);
         let handler = Arc::new(ControlOnly { control });
-        let (session, link_events) =
-            Session::new(id, handler, self.settings.max_streams, self.tasks.child());
+        let (session, link_events) = Session::new(id, handler, self.settings.max_streams, self.tasks.child());
         let client = Client {
             identity: hello.identity.clone(),
             session: session.clone(),
@@ -169,7 +168,9 @@ impl Clients {
         let session = client.session.clone();
         drop(state);
         session.close_links(lost, "the client gave it up");
-        if session.links().iter().filter(|link| !link.is_gone()).count() >= usize::from(self.settings.max_links) {
+        if session.links().iter().filter(|link| !link.is_gone()).count()
+            >= usize::from(self.settings.max_links)
+        {
             let reason = format!("the client has {} links already", self.settings.max_links);
             return Judgement::Refused(RefusalCode::Unavailable, reason);
         }

@@ -28,8 +28,13 @@ type ClientChannel = Channel<ServerMessage, ClientMessage>;
 pub(crate) async fn serve(clients: Arc<Clients>, new: NewClient) {
     let NewClient { identity, session, outbox, control, link_events } = new;
     let links = session.watch_links();
-    let mut client =
-        Client { clients: clients.clone(), identity, session: session.clone(), linkless: None, suspended: false };
+    let mut client = Client {
+        clients: clients.clone(),
+        identity,
+        session: session.clone(),
+        linkless: None,
+        suspended: false,
+    };
     let reason = client.run(outbox, control, link_events, links).await;
     tracing::info!("session {} of client {:?} ended: {reason}", session.id(), client.identity);
     session.end(&reason);
@@ -107,7 +112,11 @@ impl Client {
         }
     }
 
-    async fn handle_message(&mut self, channel: &mut ClientChannel, message: ClientMessage) -> Option<String> {
+    async fn handle_message(
+        &mut self,
+        channel: &mut ClientChannel,
+        message: ClientMessage,
+    ) -> Option<String> {
         match message {
             ClientMessage::Register(specs) => {
                 for spec in specs {
@@ -124,7 +133,11 @@ impl Client {
         None
     }
 
-    async fn handle_outgoing(&mut self, channel: &mut ClientChannel, message: ServerMessage) -> Option<String> {
+    async fn handle_outgoing(
+        &mut self,
+        channel: &mut ClientChannel,
+        message: ServerMessage,
+    ) -> Option<String> {
         let last = matches!(message, ServerMessage::Goodbye { .. });
         let failed = self.send(channel, &message).await;
         if !last {

@@ -1,0 +1,423 @@
+//! One session with the server: its control channel, and the links it needs.
+//!
+//! The loop waits for whatever comes first and deals with it: a message of the server, a link that came, went or fell
+//! silent, a dial that succeeded or failed, a tick of the tunnel policy, the user's wish to stop.
+
+use crate::app::{FIRST_PAUSE, LONGEST_PAUSE};
+use crate::backend::Backends;
+use crate::dial::{self, DialError, Dialled};
+use crate::settings::Settings;
+use bytes::Bytes;
+use std::collections::{BTreeSet, HashMap};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tun_common::config::ProxyKind as LocalKind;
+use tun_common::control::{Channel, PIPE};
+use tun_common::lifecycle::Tasks;
+use tun_common::link::heartbeat::{self, LinkEvent};
+use tun_common::random;
+use tun_common::session::{Session, pipe};
+use tun_common::shutdown::Shutdown;
+use tun_proto::auth::SessionSecret;
+use tun_proto::backoff::Backoff;
+use tun_proto::limits::RESUME_WINDOW;
+use tun_proto::tunnels::{Advice, Tunnels};
+use tun_proto::wire::control::{
+    ClientMessage, ProxyKind, ProxySpec, PublicAddress, ServerMessage, StreamMeta,
+};
+use tun_proto::wire::login::RefusalCode;
+
+/// How often the load of the tunnels is looked at.
+const LOAD_TICK: Duration = Duration::from_secs(1);
+
+/// How long a replaced session may still serve what it has open.
+const SUPERSEDED_DRAIN: Duration = Duration::from_secs(60);
+
+/// How long a goodbye may take to leave.
+const GOODBYE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Most streams a server may open: far above what it opens by default, so that the cap is its own.
+const MAX_STREAMS: usize = 128 * 1024;
+
+/// Ports that the server chose, by proxy name.
+pub(crate) type Ports = HashMap<String, u16>;
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The user wanted it.
+    Stopped,
+    /// Another instance took this one's place.
+    Superseded,
+    /// The server is gone, or does not know the session any more.
+    Lost,
+}
+
+type Dialling = Pin<Box<dyn Future<Output = Result<Dialled, DialError>> + Send>>;
+type ServerChannel = Channel<ClientMessage, ServerMessage>;
+
+/// A session, served.
+pub(crate) struct Connection<'a> {
+    settings: Arc<Settings>,
+    session: Session,
+    secret: SessionSecret,
+    channel: ServerChannel,
+    link_events: mpsc::Receiver<(u32, LinkEvent)>,
+    /// What tells the heart of each link to retire it, by link number.
+    retire: HashMap<u32, Arc<Notify>>,
+    /// Links given up since the server last heard.
+    lost: BTreeSet<u32>,
+    tunnels: Tunnels,
+    dialling: Option<Dialling>,
+    backoff: Backoff,
+    /// Do not dial before.
+    pause_until: Option<Instant>,
+    linkless_since: Option<Instant>,
+    wants_more: bool,
+    suspects: BTreeSet<u32>,
+    ports: &'a mut Ports,
+}
+
+enum Event {
+    Message(std::io::Result<Option<ServerMessage>>),
+    Links,
+    Link(u32, LinkEvent),
+    Dialled(Result<Dialled, DialError>),
+    Tick,
+    TimeToDial,
+    TimeIsOver,
+    Stop,
+}
+
+impl<'a> Connection<'a> {
+    /// Takes over a link that began a session.
+    pub(crate) fn new(
+        settings: Arc<Settings>,
+        backends: Arc<Backends>,
+        tasks: Tasks,
+        dialled: Dialled,
+        ports: &'a mut Ports,
+    ) -> Self {
+        let Dialled { new, accepted, secret } = dialled;
+        let (session, link_events) = Session::new(accepted.session, backends, MAX_STREAMS, tasks);
+        let (local, pipe) = pipe(PIPE);
+        let meta = Bytes::from(serde_json::to_vec(&StreamMeta::Control).unwrap_or_default());
+        if let Some(pump) = session.open(random::id(), meta, local, None) {
+            session.tasks().spawn_to_end(async move {
+                pump.await;
+            });
+        }
+        let most = settings.max_tunnels.min(accepted.max_links);
+        let mut connection = Connection {
+            tunnels: Tunnels::new(usize::from(settings.min_tunnels), usize::from(most)),
+            settings,
+            session,
+            secret,
+            channel: Channel::new(pipe),
+            link_events,
+            retire: HashMap::new(),
+            lost: BTreeSet::new(),
+            dialling: None,
+            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, u64::from_le_bytes(random::bytes())),
+            pause_until: None,
+            linkless_since: None,
+            wants_more: false,
+            suspects: BTreeSet::new(),
+            ports,
+        };
+        connection.add_link(new);
+        connection
+    }
+
+    /// Serves until the session ends; everything that belongs to it has ended then, but for what a replaced session
+    /// still drains.
+    pub(crate) async fn serve(mut self, shutdown: &Shutdown) -> Ended {
+        let ended = match self.register().await {
+            Ok(()) => self.run(shutdown).await,
+            Err(_) => Ended::Lost,
+        };
+        match ended {
+            Ended::Stopped => self.drain(shutdown).await,
+            Ended::Superseded => return self.hand_over(),
+            Ended::Lost => self.session.end("the session is over"),
+        }
+        self.session.tasks().finished(GOODBYE_DEADLINE).await;
+        self.session.tasks().stop();
+        ended
+    }
+
+    async fn register(&mut self) -> std::io::Result<()> {
+        let specs = self.settings.proxies.iter().map(|proxy| {
+            let LocalKind::Tcp { remote_port } = proxy.kind;
+            let previous_port = self.ports.get(&proxy.name).copied();
+            ProxySpec { name: proxy.name.clone(), kind: ProxyKind::Tcp { remote_port, previous_port } }
+        });
+        let specs: Vec<_> = specs.collect();
+        // In parts, so that a thousand proxies stay below the longest message.
+        for part in specs.chunks(256) {
+            self.channel.send(&ClientMessage::Register(part.to_vec())).await?;
+        }
+        Ok(())
+    }
+
+    async fn run(&mut self, shutdown: &Shutdown) -> Ended {
+        let mut links = self.session.watch_links();
+        let mut tick = interval(LOAD_TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let pause = self.pause_until;
+            let over = self.linkless_since.map(|since| since + RESUME_WINDOW);
+            let event = tokio::select! {
+                message = self.channel.receive() => Event::Message(message),
+                Ok(()) = links.changed() => Event::Links,
+                Some((link, event)) = self.link_events.recv() => Event::Link(link, event),
+                dialled = pending_or(&mut self.dialling) => Event::Dialled(dialled),
+                _ = tick.tick() => Event::Tick,
+                () = sleep_until(pause.unwrap_or_else(Instant::now).into()), if pause.is_some() => Event::TimeToDial,
+                () = sleep_until(over.unwrap_or_else(Instant::now).into()), if over.is_some() => Event::TimeIsOver,
+                () = shutdown.asked() => Event::Stop,
+            };
+            let ended = match event {
+                Event::Stop => Some(Ended::Stopped),
+                Event::Message(Ok(Some(message))) => self.handle_message(message),
+                Event::Message(Ok(None) | Err(_)) => Some(Ended::Lost),
+                Event::Links => {
+                    links.mark_unchanged();
+                    self.handle_links();
+                    None
+                }
+                Event::Link(link, LinkEvent::Suspect) => {
+                    tracing::debug!(link, "link is silent, dialling another");
+                    self.suspects.insert(link);
+                    None
+                }
+                Event::Link(_, LinkEvent::Retire) => None,
+                Event::Dialled(result) => self.handle_dialled(result),
+                Event::Tick => {
+                    self.consult_policy();
+                    None
+                }
+                Event::TimeToDial => {
+                    self.pause_until = None;
+                    None
+                }
+                Event::TimeIsOver => Some(Ended::Lost),
+            };
+            if let Some(ended) = ended {
+                return ended;
+            }
+            self.dial_if_needed();
+        }
+    }
+
+    fn handle_message(&mut self, message: ServerMessage) -> Option<Ended> {
+        match message {
+            ServerMessage::Registered { name, outcome } => {
+                self.report(&name, outcome);
+                None
+            }
+            ServerMessage::Superseded { by } => {
+                let identity = &self.settings.identity;
+                tracing::warn!(
+                    "another client logged in as \"{identity}\" from {by}; standing by (give each its own clientID)"
+                );
+                Some(Ended::Superseded)
+            }
+            ServerMessage::Drain { deadline_ms } => {
+                tracing::info!(
+                    "the server is about to stop, connections may finish within {} s",
+                    deadline_ms / 1000
+                );
+                None
+            }
+            ServerMessage::Goodbye { reason } => {
+                tracing::info!("session ended by the server: {reason}");
+                Some(Ended::Lost)
+            }
+        }
+    }
+
+    fn report(&mut self, name: &str, outcome: Result<PublicAddress, String>) {
+        match outcome {
+            Ok(mut address) => {
+                if address.host.is_empty() {
+                    address.host.clone_from(&self.settings.server.0);
+                }
+                self.ports.insert(name.to_owned(), address.port);
+                tracing::info!("[{name}] start proxy success, public address {address}");
+            }
+            Err(reason) => tracing::error!("[{name}] start proxy error: {reason}"),
+        }
+    }
+
+    fn handle_links(&mut self) {
+        let alive: BTreeSet<u32> = self.session.links().iter().map(|link| link.number()).collect();
+        self.suspects.retain(|number| alive.contains(number));
+        self.retire.retain(|number, _| alive.contains(number));
+        if !alive.is_empty() {
+            return;
+        }
+        if self.linkless_since.is_none() {
+            self.linkless_since = Some(Instant::now());
+            self.backoff.reset();
+            self.pause_until = None;
+        }
+    }
+
+    fn dial_if_needed(&mut self) {
+        let wanted = self.linkless_since.is_some() || !self.suspects.is_empty() || self.wants_more;
+        if !wanted || self.dialling.is_some() || self.pause_until.is_some() {
+            return;
+        }
+        let lost = self.lost.iter().chain(&self.suspects).copied().collect();
+        let joining = dial::join(self.settings.clone(), self.session.id(), self.secret.clone(), lost);
+        self.dialling = Some(Box::pin(joining));
+    }
+
+    fn handle_dialled(&mut self, result: Result<Dialled, DialError>) -> Option<Ended> {
+        self.dialling = None;
+        match result {
+            Ok(dialled) => {
+                self.add_link(dialled.new);
+                let replaced: Vec<u32> = std::mem::take(&mut self.suspects).into_iter().collect();
+                self.session.close_links(&replaced, "replaced after it fell silent");
+                self.lost.clear();
+                self.backoff.reset();
+                self.wants_more = false;
+                if self.linkless_since.take().is_some() || !replaced.is_empty() {
+                    tracing::info!("link to server restored");
+                }
+                None
+            }
+            Err(error) => match error.refusal() {
+                Some(RefusalCode::UnknownSession) => {
+                    tracing::info!("the server does not know the session any more, logging in anew");
+                    Some(Ended::Lost)
+                }
+                Some(RefusalCode::Unavailable) if self.linkless_since.is_none() => {
+                    tracing::debug!("{error}");
+                    self.wants_more = false;
+                    self.pause();
+                    None
+                }
+                _ => {
+                    if self.backoff.attempts() == 0 {
+                        tracing::warn!("{error}; trying again");
+                    } else {
+                        tracing::debug!("{error}");
+                    }
+                    self.pause();
+                    None
+                }
+            },
+        }
+    }
+
+    fn pause(&mut self) {
+        self.pause_until = Some(Instant::now() + self.backoff.next_pause());
+    }
+
+    fn consult_policy(&mut self) {
+        let loads = self.session.measure();
+        match self.tunnels.advise(&loads, Instant::now()) {
+            Advice::Keep => {}
+            Advice::Add => self.wants_more = true,
+            Advice::Retire => self.retire_youngest(),
+        }
+    }
+
+    fn retire_youngest(&mut self) {
+        let links = self.session.links();
+        let youngest = links.iter().filter(|link| link.is_usable()).map(|link| link.number()).max();
+        let Some(notify) = youngest.and_then(|number| self.retire.get(&number)) else { return };
+        tracing::debug!(link = youngest, "the load is low, retiring a tunnel");
+        notify.notify_one();
+        if let Some(number) = youngest {
+            self.session.retire(number);
+        }
+    }
+
+    fn add_link(&mut self, new: tun_common::link::NewLink) {
+        let link = new.link.clone();
+        let number = link.number();
+        let retire = Arc::new(Notify::new());
+        self.retire.insert(number, retire.clone());
+        self.session.tasks().spawn(heartbeat::ask(
+            link.clone(),
+            self.settings.heartbeat_interval,
+            self.settings.heartbeat_timeout,
+            retire,
+            self.session.link_events(),
+        ));
+        let session = self.session.clone();
+        self.session.tasks().spawn_to_end(async move {
+            link.gone().await;
+            if session.is_over() || link.is_retiring() {
+                tracing::debug!(link = number, "link closed: {}", link.reason());
+            } else {
+                tracing::warn!("link to server lost: {}", link.reason());
+            }
+        });
+        // Only the client opens the channel of a link.
+        self.session.add_link(new, |_, _| {});
+    }
+
+    /// Lets open connections finish, then says goodbye.
+    async fn drain(&mut self, shutdown: &Shutdown) {
+        let timeout = self.settings.drain_timeout;
+        tracing::info!("stopping, draining for up to {} s", timeout.as_secs());
+        let farewell = async {
+            self.channel.send(&ClientMessage::Drain).await?;
+            let _ = tokio::time::timeout(timeout, drained(&self.session)).await;
+            let left = self.session.stream_count().saturating_sub(1);
+            if left > 0 {
+                tracing::warn!("{left} connections were cut");
+            }
+            self.channel.send(&ClientMessage::Goodbye).await?;
+            self.channel.finish().await?;
+            // The server closes the channel when it has read the goodbye.
+            let answered = async { while let Ok(Some(_)) = self.channel.receive().await {} };
+            let _ = tokio::time::timeout(GOODBYE_DEADLINE, answered).await;
+            std::io::Result::Ok(())
+        };
+        tokio::select! {
+            _ = farewell => {}
+            () = shutdown.insisted() => tracing::warn!("stopping at once"),
+        }
+        self.session.end("the client was stopped");
+    }
+
+    /// Leaves the session to what is still open on it.
+    fn hand_over(self) -> Ended {
+        let session = self.session;
+        let channel = self.channel;
+        session.clone().tasks().spawn_to_end(async move {
+            let _ = tokio::time::timeout(SUPERSEDED_DRAIN, drained(&session)).await;
+            drop(channel);
+            session.end("another instance took this one's place");
+        });
+        Ended::Superseded
+    }
+}
+
+/// Resolves when nothing but the control channel is open, or the session is over.
+async fn drained(session: &Session) {
+    let mut streams = session.watch_streams();
+    while *streams.borrow_and_update() > 1 && !session.is_over() {
+        tokio::select! {
+            changed = streams.changed() => if changed.is_err() { return },
+            () = session.over() => return,
+        }
+    }
+}
+
+async fn pending_or(dialling: &mut Option<Dialling>) -> Result<Dialled, DialError> {
+    match dialling {
+        Some(dialling) => dialling.await,
+        None => std::future::pending().await,
+    }
+}

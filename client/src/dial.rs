@@ -1,0 +1,152 @@
+//! From nothing to a link: dial the server, encrypt, log in.
+
+use crate::settings::Settings;
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tun_common::link::handshake::{self, HandshakeError};
+use tun_common::link::{Io, Link, NewLink, Side, tcp};
+use tun_proto::auth::SessionSecret;
+use tun_proto::session::login::{ClientLogin, ClientOutcome};
+use tun_proto::wire::login::{Accepted, Bytes32, Hello, Id, Intent, RefusalCode, Refused};
+
+/// How long an attempt may stay without an answer before another is made beside it.
+const HEDGE_AFTER: Duration = Duration::from_secs(2);
+
+/// Attempts that may be under way at once.
+const MAX_ATTEMPTS: usize = 3;
+
+/// A link that is logged in.
+pub(crate) struct Dialled {
+    pub(crate) new: NewLink,
+    pub(crate) accepted: Accepted,
+    pub(crate) secret: SessionSecret,
+}
+
+/// Why there is no link.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("cannot connect to {server}: {source}")]
+    Connect { server: String, source: io::Error },
+    #[error("TLS with {server} failed: {source}")]
+    Tls { server: String, source: io::Error },
+    #[error("login to {server} failed: {source}")]
+    Handshake { server: String, source: HandshakeError },
+    #[error("no login to {server} within {} s (transport.dialServerTimeout)", timeout.as_secs())]
+    Timeout { server: String, timeout: Duration },
+    #[error("login to {server} refused: {}{hint}", refused.reason)]
+    Refused { server: String, refused: Refused, hint: String },
+}
+
+impl DialError {
+    /// The server's verdict, if there was one.
+    pub(crate) fn refusal(&self) -> Option<RefusalCode> {
+        match self {
+            DialError::Refused { refused, .. } => Some(refused.code),
+            _ => None,
+        }
+    }
+}
+
+/// Begins a session. Not cancellation safe: the login may have been accepted.
+pub(crate) async fn log_in(settings: &Settings, first: bool) -> Result<Dialled, DialError> {
+    attempt(settings, Intent::Login { first }, None).await
+}
+
+/// Adds a link to a session. Where an attempt meets silence, others are made beside it; the first that succeeds counts.
+/// Cancellation safe.
+pub(crate) async fn join(
+    settings: Arc<Settings>,
+    session: Id,
+    secret: SessionSecret,
+    lost: Vec<u32>,
+) -> Result<Dialled, DialError> {
+    let attempt = || {
+        let intent = Intent::Join { session, lost: lost.clone() };
+        attempt(&settings, intent, Some(secret.clone()))
+    };
+    let mut attempts = FuturesUnordered::new();
+    attempts.push(attempt());
+    loop {
+        tokio::select! {
+            Some(result) = attempts.next() => match result {
+                Err(error) if !attempts.is_empty() => tracing::debug!("{error}"),
+                result => return result,
+            },
+            () = tokio::time::sleep(HEDGE_AFTER), if attempts.len() < MAX_ATTEMPTS => attempts.push(attempt()),
+        }
+    }
+}
+
+async fn attempt(
+    settings: &Settings,
+    intent: Intent,
+    secret: Option<SessionSecret>,
+) -> Result<Dialled, DialError> {
+    let timeout = settings.dial_timeout;
+    match tokio::time::timeout(timeout, connect(settings, intent, secret)).await {
+        Ok(result) => result,
+        Err(_) => Err(DialError::Timeout { server: settings.server_name(), timeout }),
+    }
+}
+
+async fn connect(
+    settings: &Settings,
+    intent: Intent,
+    secret: Option<SessionSecret>,
+) -> Result<Dialled, DialError> {
+    let (host, port) = &settings.server;
+    let server = || settings.server_name();
+    let failed = |source| DialError::Connect { server: server(), source };
+    let stream = tcp::dial(host, *port).await.map_err(failed)?;
+    tcp::tune(&stream, settings.keepalive).map_err(failed)?;
+    let peer = stream.peer_addr().map_err(failed)?;
+    let (mut io, exporter, certificate): (Box<dyn Io>, _, _) = match &settings.tls {
+        None => (Box::new(stream), None, None),
+        Some(tls) => {
+            let secured =
+                tls.connect(stream).await.map_err(|source| DialError::Tls { server: server(), source })?;
+            (Box::new(secured.stream), Some(secured.exporter), secured.certificate)
+        }
+    };
+    let hello = Hello {
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        identity: settings.identity.clone(),
+        instance: settings.instance,
+        intent,
+        heartbeat_ms: u32::try_from(settings.heartbeat_interval.as_millis()).unwrap_or(u32::MAX),
+        saw_certificate: certificate,
+        metadatas: settings.metadatas.clone(),
+    };
+    let broken = |source: HandshakeError| DialError::Handshake { server: server(), source };
+    let mut login = ClientLogin::new(&hello, settings.key.clone(), secret, exporter)
+        .map_err(|error| broken(HandshakeError::Login(error.into())))?;
+    let mut input = BytesMut::new();
+    let outcome = handshake::client(&mut *io, &mut input, &mut login).await.map_err(broken)?;
+    match outcome {
+        ClientOutcome::Accepted { accepted, secret } => {
+            let new = Link::over_yamux(io, input, Side::Dialer, accepted.link, peer);
+            Ok(Dialled { new, accepted, secret })
+        }
+        ClientOutcome::Refused(refused) => {
+            let hint = hint(&refused, certificate);
+            Err(DialError::Refused { server: server(), refused, hint })
+        }
+    }
+}
+
+/// What the user can do about a refusal.
+fn hint(refused: &Refused, saw: Option<Bytes32>) -> String {
+    match (refused.code, refused.certificate, saw) {
+        (RefusalCode::Token, Some(theirs), Some(saw)) if theirs != saw => format!(
+            " (the server's certificate is {}, the one seen here is {}: somebody in between ends the encryption)",
+            &theirs.to_string()[..16],
+            &saw.to_string()[..16]
+        ),
+        (RefusalCode::Token, ..) => " (auth.token must be the same on both sides)".to_owned(),
+        _ => String::new(),
+    }
+}

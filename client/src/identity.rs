@@ -1,0 +1,71 @@
+//! The name under which the server knows this client, where the configuration gives none.
+//!
+//! It must be the same when the client is started again, so that it gets its place back at once, and differ between
+//! clients, so that they do not take each other's. So it is made of the machine, the user and what was started: the
+//! configuration file, or the services named on the command line.
+
+use ring::digest::{Context, SHA256};
+use tun_common::config::{ClientConfig, ProxyKind};
+
+/// The configured name, or one made up from what is stable.
+pub(crate) fn identity(config: &ClientConfig) -> String {
+    if let Some(id) = &config.client_id {
+        return config.full_name(id);
+    }
+    let host = host_name();
+    let mut digest = Context::new(&SHA256);
+    let mut add = |part: &str| {
+        digest.update(&(part.len() as u64).to_be_bytes());
+        digest.update(part.as_bytes());
+    };
+    add(&machine_id());
+    add(&user_id());
+    add(&config.user);
+    match &config.source {
+        Some(path) => add(&path.canonicalize().unwrap_or_else(|_| path.clone()).to_string_lossy()),
+        None => {
+            for proxy in &config.proxies {
+                let ProxyKind::Tcp { remote_port } = proxy.kind;
+                add(&format!("{} {}:{} {remote_port}", proxy.name, proxy.local_ip, proxy.local_port));
+            }
+        }
+    }
+    let digest = digest.finish();
+    let suffix: String = digest.as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    config.full_name(&format!("{host}-{suffix}"))
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn user_id() -> String {
+    rustix::process::getuid().as_raw().to_string()
+}
+
+/// Tells apart machines of one name, such as containers made from one image; empty where there is no such file.
+fn machine_id() -> String {
+    std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    #[test]
+    fn a_name_is_stable_for_one_file_and_differs_between_files_users_and_configured_names() {
+        let of = |path: &str, user: &str| {
+            identity(&ClientConfig {
+                source: Some(PathBuf::from(path)),
+                user: user.into(),
+                ..ClientConfig::default()
+            })
+        };
+        assert_eq!(of("/etc/a.toml", ""), of("/etc/a.toml", ""));
+        assert_ne!(of("/etc/a.toml", ""), of("/etc/b.toml", ""));
+        assert_ne!(of("/etc/a.toml", ""), of("/etc/a.toml", "me"));
+        let named = ClientConfig { client_id: Some("home".into()), ..ClientConfig::default() };
+        assert_eq!(identity(&named), "home");
+    }
+}

@@ -1,0 +1,71 @@
+//! What the client was told, checked and ready to use.
+
+use crate::identity::identity;
+use std::collections::BTreeMap;
+use std::time::Duration;
+use tun_common::config::{ClientConfig, ProxyConfig};
+use tun_common::link::tls::{ClientTls, Files};
+use tun_common::random;
+use tun_proto::auth::TokenKey;
+use tun_proto::wire::login::Id;
+
+/// Settings that the rooms of the client share.
+pub(crate) struct Settings {
+    pub(crate) server: (String, u16),
+    pub(crate) key: TokenKey,
+    pub(crate) tls: Option<ClientTls>,
+    pub(crate) identity: String,
+    /// This run of the program.
+    pub(crate) instance: Id,
+    pub(crate) metadatas: BTreeMap<String, String>,
+    pub(crate) login_fail_exit: bool,
+    pub(crate) dial_timeout: Duration,
+    pub(crate) keepalive: Option<Duration>,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) heartbeat_timeout: Duration,
+    pub(crate) drain_timeout: Duration,
+    /// Tunnels held from the start.
+    pub(crate) min_tunnels: u8,
+    pub(crate) max_tunnels: u8,
+    pub(crate) proxies: Vec<ProxyConfig>,
+}
+
+impl Settings {
+    /// Reads the files that the configuration names.
+    pub(crate) fn new(config: &ClientConfig) -> anyhow::Result<Self> {
+        let transport = &config.transport;
+        let tls = &transport.tls;
+        let files = Files {
+            cert: tls.cert_file.clone(),
+            key: tls.key_file.clone(),
+            trusted_ca: tls.trusted_ca_file.clone(),
+        };
+        let tls = match tls.enable {
+            true => Some(ClientTls::new(&files, &tls.server_name, &config.server_addr)?),
+            false => None,
+        };
+        Ok(Settings {
+            server: (config.server_addr.clone(), config.server_port),
+            key: TokenKey::new(config.auth_token.expose()),
+            tls,
+            identity: identity(config),
+            instance: random::id(),
+            metadatas: config.metadatas.clone(),
+            login_fail_exit: config.login_fail_exit,
+            dial_timeout: transport.dial_server_timeout,
+            keepalive: transport.dial_server_keepalive,
+            heartbeat_interval: transport.heartbeat_interval,
+            heartbeat_timeout: transport.heartbeat_timeout,
+            drain_timeout: transport.drain_timeout,
+            min_tunnels: if transport.tcp_mux { 1 } else { transport.max_tunnels },
+            max_tunnels: transport.max_tunnels,
+            proxies: config.proxies.clone(),
+        })
+    }
+
+    /// The server as the user named it.
+    pub(crate) fn server_name(&self) -> String {
+        let (host, port) = &self.server;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+}
