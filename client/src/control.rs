@@ -12,6 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
@@ -79,6 +80,8 @@ pub(crate) struct Connection<'a> {
     linkless_since: Option<Instant>,
     wants_more: bool,
     suspects: BTreeSet<u32>,
+    /// The session is about to end on purpose, so lost links are no news.
+    leaving: Arc<AtomicBool>,
     ports: &'a mut Ports,
 }
 
@@ -127,6 +130,7 @@ impl<'a> Connection<'a> {
             linkless_since: None,
             wants_more: false,
             suspects: BTreeSet::new(),
+            leaving: Arc::default(),
             ports,
         };
         connection.add_link(new);
@@ -235,6 +239,7 @@ impl<'a> Connection<'a> {
                 None
             }
             ServerMessage::Goodbye { reason } => {
+                self.leaving.store(true, Ordering::Relaxed);
                 tracing::info!("session ended by the server: {reason}");
                 Some(Ended::Lost)
             }
@@ -353,10 +358,10 @@ impl<'a> Connection<'a> {
             retire,
             self.session.link_events(),
         ));
-        let session = self.session.clone();
+        let (session, leaving) = (self.session.clone(), self.leaving.clone());
         self.session.tasks().spawn_to_end(async move {
             link.gone().await;
-            if session.is_over() || link.is_retiring() {
+            if session.is_over() || link.is_retiring() || leaving.load(Ordering::Relaxed) {
                 tracing::debug!(link = number, "link closed: {}", link.reason());
             } else {
                 tracing::warn!("link to server lost: {}", link.reason());
@@ -377,11 +382,12 @@ impl<'a> Connection<'a> {
             if left > 0 {
                 tracing::warn!("{left} connections were cut");
             }
+            self.leaving.store(true, Ordering::Relaxed);
             self.channel.send(&ClientMessage::Goodbye).await?;
             self.channel.finish().await?;
-            // The server closes the channel when it has read the goodbye.
-            let answered = async { while let Ok(Some(_)) = self.channel.receive().await {} };
-            let _ = tokio::time::timeout(GOODBYE_DEADLINE, answered).await;
+            // The server closes the links when it has read the goodbye.
+            let mut links = self.session.watch_links();
+            let _ = tokio::time::timeout(GOODBYE_DEADLINE, links.wait_for(|count| *count == 0)).await;
             std::io::Result::Ok(())
         };
         tokio::select! {

@@ -17,7 +17,7 @@ pub use buffered::Io;
 use bytes::{Bytes, BytesMut};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -44,6 +44,7 @@ struct Inner {
     opens: mpsc::Sender<oneshot::Sender<LinkStream>>,
     traffic: Arc<Traffic>,
     streams: Arc<AtomicUsize>,
+    activity: Activity,
     retiring: AtomicBool,
     /// Asks the driver to close the link.
     close: CancellationToken,
@@ -91,6 +92,7 @@ impl Link {
                 opens,
                 traffic: traffic.clone(),
                 streams: Arc::new(AtomicUsize::new(0)),
+                activity: Activity::default(),
                 retiring: AtomicBool::new(false),
                 close: CancellationToken::new(),
                 gone: CancellationToken::new(),
@@ -120,6 +122,11 @@ impl Link {
     /// Streams open now, those of the link itself included.
     pub fn streams(&self) -> usize {
         self.inner.streams.load(Ordering::Relaxed)
+    }
+
+    /// Counts the streams that move bytes.
+    pub fn activity(&self) -> &Activity {
+        &self.inner.activity
     }
 
     /// True if new streams may be placed here.
@@ -283,5 +290,30 @@ impl Traffic {
 
     fn note_written(&self, bytes: usize) {
         self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// Counts how many streams moved bytes in a period, at the cost of one atomic load for each move.
+#[derive(Debug, Default)]
+pub struct Activity {
+    period: AtomicU32,
+    active: AtomicU32,
+}
+
+impl Activity {
+    /// A stream moves bytes; `last` is its own memory of the period it was counted in.
+    pub fn note(&self, last: &mut u32) {
+        // Periods begin at 1 for a stream's memory, so that a new stream is counted in the first.
+        let period = self.period.load(Ordering::Relaxed).wrapping_add(1);
+        if *last != period {
+            *last = period;
+            self.active.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Ends the period: how many streams were active in it.
+    pub fn measure(&self) -> usize {
+        self.period.fetch_add(1, Ordering::Relaxed);
+        self.active.swap(0, Ordering::Relaxed) as usize
     }
 }

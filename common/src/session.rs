@@ -354,7 +354,11 @@ impl Session {
 impl LinkEntry {
     fn measure(&mut self) -> Load {
         let total = self.link.traffic().read() + self.link.traffic().written();
-        self.load = Load { bytes: total - self.measured, streams: self.link.streams() };
+        self.load = Load {
+            bytes: total - self.measured,
+            active: self.link.activity().measure(),
+            streams: self.link.streams(),
+        };
         self.measured = total;
         self.load
     }

@@ -216,9 +216,11 @@ impl Gate {
         if matches!(candidate.hello.intent, Intent::Join { .. }) {
             tracing::info!("session {}: link {number} from {peer}", session.id());
         }
+        let owner = session.clone();
         session.tasks().spawn_to_end(async move {
             link.gone().await;
-            tracing::info!("link {peer} lost: {}", link.reason());
+            let what = if owner.is_over() || link.is_retiring() { "closed" } else { "lost" };
+            tracing::info!("link {peer} {what}: {}", link.reason());
         });
         session.add_link(new, move |stream, rest| {
             let read_ahead = BytesMut::from(&rest[..]);

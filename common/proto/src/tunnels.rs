@@ -3,8 +3,8 @@
 //! # The policy
 //! A client begins with one tunnel. Once a second it looks at what each tunnel carried in the last second. If every
 //! tunnel is *busy*, it adds one, up to its own and the server's limit; one at a time, because a new tunnel changes
-//! the load of the others. A tunnel is busy when it moved [`BUSY_BYTES`] for at least two streams (one stream
-//! stays on its tunnel, so a second tunnel would not help it), or when it holds [`CROWDED`] streams. After
+//! the load of the others. A tunnel is busy when it moved [`BUSY_BYTES`] and at least two streams had a part in it
+//! (one stream stays on its tunnel, so a second tunnel would not help it), or when it holds [`CROWDED`] streams. After
 //! [`CALM`] in which one tunnel fewer would have done, the youngest is retired: its streams switch to the others
 //! without a pause, then it is closed.
 
@@ -25,6 +25,8 @@ pub const CALM: Duration = Duration::from_secs(30);
 pub struct Load {
     /// Bytes in both directions.
     pub bytes: u64,
+    /// Streams that moved more than a few bytes.
+    pub active: usize,
     /// Streams attached now.
     pub streams: usize,
 }
@@ -88,7 +90,7 @@ impl Tunnels {
 
 impl Load {
     fn is_busy(self) -> bool {
-        self.streams >= CROWDED || (self.streams >= 2 && self.bytes >= BUSY_BYTES)
+        self.streams >= CROWDED || (self.active >= 2 && self.bytes >= BUSY_BYTES)
     }
 
     /// How attractive a tunnel is for a new stream: the lower the better.
@@ -104,8 +106,8 @@ impl Load {
 mod tests {
     use super::*;
 
-    const IDLE: Load = Load { bytes: 0, streams: 3 };
-    const BUSY: Load = Load { bytes: BUSY_BYTES, streams: 2 };
+    const IDLE: Load = Load { bytes: 0, active: 0, streams: 3 };
+    const BUSY: Load = Load { bytes: BUSY_BYTES, active: 2, streams: 2 };
 
     #[test]
     fn tunnels_are_added_one_at_a_time_while_all_are_busy_and_never_beyond_the_limit() {
@@ -116,13 +118,13 @@ mod tests {
         assert_eq!(tunnels.advise(&[BUSY, IDLE], now), Advice::Keep);
         assert_eq!(tunnels.advise(&[BUSY, BUSY], now), Advice::Add);
         assert_eq!(tunnels.advise(&[BUSY, BUSY, BUSY], now), Advice::Keep);
-        let lone = Load { bytes: 10 * BUSY_BYTES, streams: 1 };
+        let lone = Load { bytes: 10 * BUSY_BYTES, active: 1, streams: 9 };
         assert_eq!(
             tunnels.advise(&[lone], now),
             Advice::Keep,
             "one stream gains nothing from a second tunnel"
         );
-        assert_eq!(tunnels.advise(&[Load { bytes: 0, streams: CROWDED }], now), Advice::Add);
+        assert_eq!(tunnels.advise(&[Load { streams: CROWDED, ..IDLE }], now), Advice::Add);
     }
 
     #[test]

@@ -78,6 +78,8 @@ struct Attached {
     out: Bytes,
     /// To be written after `out`.
     next: Bytes,
+    /// See [`Activity`](crate::link::Activity).
+    counted: u32,
 }
 
 /// How far a turn got.
@@ -390,7 +392,7 @@ impl Drop for Pump {
 
 impl Attached {
     fn new(epoch: u32, link: Link, io: LinkStream, reader: Reader) -> Self {
-        Attached { epoch, link, io, reader, out: Bytes::new(), next: Bytes::new() }
+        Attached { epoch, link, io, reader, out: Bytes::new(), next: Bytes::new(), counted: 0 }
     }
 
     /// Hands the next chunk's frames to the stream; false at the end of the multiplexed stream.
@@ -403,6 +405,9 @@ impl Attached {
         let mut progress = self.handle_frames(stream, now)?;
         match self.io.poll_read_chunk(cx) {
             Poll::Ready(Ok(Some(chunk))) => {
+                if chunk.len() >= SMALL {
+                    self.link.activity().note(&mut self.counted);
+                }
                 self.reader.feed(chunk);
                 self.handle_frames(stream, now)?;
                 progress = true;
@@ -462,6 +467,7 @@ impl Attached {
             match stream.poll_transmit(self.epoch, now) {
                 None => break,
                 Some(Transmit::Data(frame)) if frame.len() >= SMALL => {
+                    self.link.activity().note(&mut self.counted);
                     self.next = frame;
                     break;
                 }
