@@ -18,6 +18,12 @@
 //! Only the opener of a stream attaches it; the acceptor follows. After `Resend` both ends send again from what
 //! the other says it has received; after `Switch` they go on where they are. If a retiring link dies after all,
 //! what it carried is sent again from the last acknowledgement.
+//!
+//! # The end
+//! Who is told that all is acknowledged cannot tell the other that it knows. Only the opener can come back to
+//! ask, so it is the last to go: the acceptor closes when it has nothing left to say and takes leave with
+//! [`Frame::Unknown`], which the opener waits for. If that is lost, the opener attaches the stream once more and
+//! is answered with the acceptor's [epitaph](put_epitaph).
 
 use super::attachment::{Attachments, Greeting, Retiring};
 use super::budget::Budget;
@@ -47,6 +53,8 @@ pub struct Stream {
     reset_due: Option<Instant>,
     /// The stream failed on this side; no peer needs to be told.
     failed: Option<ResetCode>,
+    /// The acceptor has closed, and both ends know.
+    parted: bool,
 }
 
 /// Something to send over one attachment.
@@ -69,6 +77,15 @@ impl Transmit {
             Transmit::Data(bytes) => out.extend_from_slice(bytes),
         }
     }
+}
+
+/// Appends the answer of an acceptor that has closed the stream which is attached, or has never known it.
+pub fn put_epitaph(epitaph: Option<u64>, out: &mut BytesMut) {
+    if let Some(offset) = epitaph {
+        Frame::Attached { received: offset }.encode(out);
+        Frame::Ack { offset }.encode(out);
+    }
+    Frame::Unknown.encode(out);
 }
 
 impl Stream {
@@ -94,6 +111,7 @@ impl Stream {
             transmitted: 0,
             reset_due: None,
             failed: None,
+            parted: false,
         }
     }
 
@@ -116,12 +134,13 @@ impl Stream {
 
     /// True if nothing is left to do, and the peer knows all it needs to.
     pub fn is_closed(&self) -> bool {
-        if self.failed.is_some() {
+        if self.failed.is_some() || self.parted {
             return true;
         }
-        let aborted = matches!(self.send.ending(), Some(End::Reset(_)));
-        self.send.is_done()
-            && (aborted && !self.recv.is_reset() || self.recv.is_done() && !self.recv.owes_ack())
+        // The opener waits to hear that its last acknowledgement arrived, if there was an end to acknowledge; the
+        // acceptor takes leave as long as there is an attachment to do so.
+        let parting = if self.opener { self.recv.is_done() } else { self.current().is_some() };
+        self.is_settled() && !parting
     }
 
     /// True once the acceptor is known to know the stream.
@@ -139,7 +158,8 @@ impl Stream {
         self.failed
     }
 
-    /// What to tell a peer that attaches the stream once more after it is closed; `None` after a failure.
+    /// What to tell the opener, by [`put_epitaph`], if it attaches the stream once more after it is closed; `None`
+    /// after a failure.
     pub fn epitaph(&self) -> Option<u64> {
         (self.failed.is_none() && self.recv.is_done()).then(|| self.recv.final_ack())
     }
@@ -171,8 +191,12 @@ impl Stream {
         self.send.finish(End::Fin, self.transmitted);
     }
 
-    /// Aborts the stream in both directions. Bytes that left already are still delivered before the abort.
+    /// Aborts the stream in both directions. Bytes that left already are still delivered before the abort. Changes
+    /// nothing once both directions have come to their end.
     pub fn abort(&mut self, code: ResetCode, now: Instant) {
+        if self.send.is_done() && self.recv.is_done() {
+            return;
+        }
         self.send.finish(End::Reset(code), self.transmitted);
         self.recv.discard();
         if self.recv.is_reset() && !self.recv.is_done() {
@@ -274,7 +298,11 @@ impl Stream {
                 Ok(())
             }
             Frame::Unknown if self.opener => {
-                self.fail(ResetCode::SessionOver);
+                if self.is_aborted() || self.send.is_done() && self.recv.is_done() {
+                    self.parted = true;
+                } else {
+                    self.fail(ResetCode::SessionOver);
+                }
                 Ok(())
             }
             Frame::Unknown => Err(Violation("the opener does not know its stream")),
@@ -335,7 +363,7 @@ impl Stream {
             self.send.handle_sent(end, now);
             return Some(transmit);
         }
-        let end = end?;
+        let Some(end) = end else { return self.part() };
         attachment.end_sent = Some(end);
         let offset = self.send.end();
         Some(Transmit::Frame(match end {
@@ -354,6 +382,19 @@ impl Stream {
 
     fn is_aborted(&self) -> bool {
         matches!(self.send.ending(), Some(End::Reset(_)))
+    }
+
+    /// True if both directions have come to their end on this side.
+    fn is_settled(&self) -> bool {
+        let aborted = self.is_aborted() && !self.recv.is_reset();
+        self.send.is_done() && (aborted || self.recv.is_done() && !self.recv.owes_ack())
+    }
+
+    /// The acceptor's last frame.
+    fn part(&mut self) -> Option<Transmit> {
+        let parts = !self.opener && !self.parted && self.is_settled();
+        self.parted |= parts;
+        parts.then_some(Transmit::Frame(Frame::Unknown))
     }
 
     fn add_attachment(&mut self, epoch: u32, mode: AttachMode, resume_at: u64, greeting: Greeting) {
@@ -408,11 +449,11 @@ impl Stream {
     }
 
     fn handle_reset(&mut self, offset: u64, code: ResetCode, now: Instant) -> Result<(), Violation> {
+        // An application that has ended its half and got the peer's end, or has aborted, is gone.
+        let gone = self.is_aborted() || self.is_ended() && self.recv.is_done();
         self.recv.handle_reset(offset, code)?;
-        let ours = self.is_aborted();
         self.send.abandon();
-        if ours {
-            // Both ends aborted: neither application wants the rest.
+        if gone {
             self.recv.consume_end(now);
         } else if self.recv.early_reset().is_some() {
             self.reset_due.get_or_insert(now + RESET_LINGER);

@@ -89,7 +89,7 @@ pub enum Frame {
         /// The offset.
         offset: u64,
     },
-    /// The acceptor does not know the stream that was to be attached.
+    /// The acceptor does not know the stream that was to be attached, or does not any more: it has closed.
     Unknown,
 }
 

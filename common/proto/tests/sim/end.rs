@@ -6,7 +6,7 @@ use super::net::{MuxId, Net, Side};
 use bytes::{Bytes, BytesMut};
 use std::time::Instant;
 use tun_proto::limits::{INITIAL_WINDOW, MAX_DATA, MAX_WINDOW};
-use tun_proto::session::stream::Stream;
+use tun_proto::session::stream::{Stream, put_epitaph};
 use tun_proto::wire::stream::{Attach, AttachMode, Frame};
 
 pub(crate) struct End {
@@ -54,13 +54,7 @@ impl End {
         net.muxes[mux].epoch[self.side] = Some(attach.epoch);
         if let Some(epitaph) = self.epitaph {
             let mut answer = BytesMut::new();
-            match epitaph {
-                Some(offset) => {
-                    Frame::Attached { received: offset }.encode(&mut answer);
-                    Frame::Ack { offset }.encode(&mut answer);
-                }
-                None => Frame::Unknown.encode(&mut answer),
-            }
+            put_epitaph(epitaph, &mut answer);
             net.send(mux, self.side, answer.freeze());
             net.close(mux, self.side, false);
             return Ok(());
