@@ -137,10 +137,10 @@ impl Stream {
         if self.failed.is_some() || self.parted {
             return true;
         }
-        // The opener waits to hear that its last acknowledgement arrived, if there was an end to acknowledge; the
-        // acceptor takes leave as long as there is an attachment to do so.
+        // The opener waits to hear that its last acknowledgement arrived, if there was an end to acknowledge. The
+        // acceptor says what it owes and takes leave, but its epitaph can do so as well.
         let parting = if self.opener { self.recv.is_done() } else { self.current().is_some() };
-        self.is_settled() && !parting
+        self.is_over() && !parting
     }
 
     /// True once the acceptor is known to know the stream.
@@ -385,14 +385,13 @@ impl Stream {
     }
 
     /// True if both directions have come to their end on this side.
-    fn is_settled(&self) -> bool {
-        let aborted = self.is_aborted() && !self.recv.is_reset();
-        self.send.is_done() && (aborted || self.recv.is_done() && !self.recv.owes_ack())
+    fn is_over(&self) -> bool {
+        self.send.is_done() && (self.recv.is_done() || self.is_aborted() && !self.recv.is_reset())
     }
 
     /// The acceptor's last frame.
     fn part(&mut self) -> Option<Transmit> {
-        let parts = !self.opener && !self.parted && self.is_settled();
+        let parts = !self.opener && !self.parted && self.is_over() && !self.recv.owes_ack();
         self.parted |= parts;
         parts.then_some(Transmit::Frame(Frame::Unknown))
     }

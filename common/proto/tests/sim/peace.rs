@@ -53,6 +53,7 @@ impl World {
         if self.choices.once_in(8)
             && let Some((link, side)) = self.choices.pick(&self.net.unaware())
         {
+            worked = true;
             self.forsake(link, side)?;
         }
         Ok(worked)
