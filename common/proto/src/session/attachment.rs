@@ -11,6 +11,7 @@ const MAX_ATTACHMENTS: usize = 4;
 pub(super) struct Attachments {
     /// By ascending epoch.
     list: Vec<Attachment>,
+    next_epoch: u32,
 }
 
 /// A multiplexed stream that carries the session stream, or did.
@@ -51,14 +52,15 @@ pub(super) enum Retiring {
 }
 
 impl Attachments {
-    /// The attachment that carries what this end sends.
-    pub(super) fn current(&self) -> Option<u32> {
-        self.list.last().filter(|a| a.retiring.is_none()).map(|a| a.epoch)
+    /// Epoch of the attachment to come.
+    pub(super) fn next_epoch(&self) -> u32 {
+        self.next_epoch
     }
 
-    /// The latest attachment that is left.
-    pub(super) fn newest(&self) -> Option<u32> {
-        self.list.last().map(|a| a.epoch)
+    /// The attachment that carries what this end sends. Once it is lost, an earlier one does not take its place:
+    /// the peer may have switched away from that, or be about to close it.
+    pub(super) fn current(&self) -> Option<u32> {
+        self.list.last().map(|a| a.epoch).filter(|epoch| epoch + 1 == self.next_epoch)
     }
 
     /// The attachment of that epoch.
@@ -84,6 +86,7 @@ impl Attachments {
         } else {
             self.list.iter_mut().for_each(|a| a.covered = true);
         }
+        self.next_epoch = epoch + 1;
         self.list.push(Attachment {
             epoch,
             greeting: Some(greeting),
@@ -100,9 +103,8 @@ impl Attachments {
     pub(super) fn remove(&mut self, epoch: u32, acked: u64) {
         let Some(index) = self.list.iter().position(|a| a.epoch == epoch) else { return };
         let lost = self.list.remove(index);
-        let was_current = index == self.list.len();
         let unacknowledged = lost.cursor > acked || lost.end_sent.is_some();
-        if was_current || lost.covered || !unacknowledged {
+        if self.current().is_none() || lost.covered || !unacknowledged {
             return;
         }
         // What a retiring link carried and nobody acknowledged goes out again over the current one.

@@ -5,8 +5,9 @@
 //!
 //! # Attachments
 //! A stream is *attached* to a link by a multiplexed stream of that link. Attachments are numbered by epoch; the
-//! one with the highest epoch is *current* and carries what this end sends. Frames are accepted from all of them,
-//! since every data frame names its offset.
+//! one with the highest epoch is *current* and carries what this end sends; if it is lost, there is none until the
+//! opener attaches the stream once more. Frames are accepted from all of them, since every data frame names its
+//! offset.
 //!
 //! ```text
 //!            attach(Resend)                          attach(Switch) on a healthy link
@@ -46,7 +47,6 @@ pub struct Stream {
     send: SendHalf,
     recv: RecvHalf,
     attachments: Attachments,
-    next_epoch: u32,
     /// Highest offset that was given to any link.
     transmitted: u64,
     /// When a reset is delivered although the application does not take the bytes before it.
@@ -107,7 +107,6 @@ impl Stream {
             send: SendHalf::new(budget),
             recv: RecvHalf::default(),
             attachments: Attachments::default(),
-            next_epoch: 0,
             transmitted: 0,
             reset_due: None,
             failed: None,
@@ -242,7 +241,7 @@ impl Stream {
 
     /// Attaches the stream to another link; only the opener does. Returns the attachment's epoch.
     pub fn attach(&mut self, mode: AttachMode) -> u32 {
-        let epoch = self.next_epoch;
+        let epoch = self.attachments.next_epoch();
         let acked = self.send.acked();
         self.add_attachment(epoch, mode, acked, Greeting::Attach(mode));
         epoch
@@ -256,7 +255,7 @@ impl Stream {
         if self.opener {
             return Err(Violation("the acceptor of a stream attached it"));
         }
-        if attach.epoch < self.next_epoch || attach.epoch == u32::MAX {
+        if attach.epoch < self.attachments.next_epoch() || attach.epoch == u32::MAX {
             return Err(Violation("an attachment older than the current one"));
         }
         self.check_received(attach.received)?;
@@ -401,7 +400,6 @@ impl Stream {
         let end_sent = self.send.ending().filter(|e| resume_at >= end + e.weight());
         self.attachments.add(epoch, mode, greeting, resume_at.min(end), end_sent);
         self.send.handle_path_change();
-        self.next_epoch = epoch + 1;
     }
 
     fn greet(&self, epoch: u32, greeting: Greeting) -> Transmit {
@@ -433,7 +431,7 @@ impl Stream {
         self.check_received(received)?;
         let end = self.send.end();
         let ending = self.send.ending();
-        let newest = self.attachments.newest() == Some(epoch);
+        let current = self.current();
         let Some(attachment) = self.attachments.get_mut(epoch) else { return Ok(()) };
         attachment.confirmed = true;
         attachment.cursor = attachment.cursor.max(received.min(end));
@@ -441,7 +439,7 @@ impl Stream {
             attachment.end_sent = Some(ending);
         }
         self.meta = None;
-        if newest {
+        if current == Some(epoch) {
             self.recv.repeat_ack(now);
         }
         Ok(())
