@@ -266,26 +266,24 @@ impl Session {
     async fn accept(&self, attach: Attach, link: Link, stream: LinkStream, reader: Reader) {
         enum Way {
             Known(Arc<Mailbox>),
-            Buried(u64),
             Fresh(Arc<Mailbox>),
-            Unknown,
+            Absent(Option<u64>),
         }
         let way = {
             let mut state = self.lock();
             if let Some(mailbox) = state.streams.get(&attach.stream) {
                 Way::Known(mailbox.clone())
             } else if let Some(received) = state.tombstones.get(&attach.stream) {
-                Way::Buried(*received)
+                Way::Absent(Some(*received))
             } else if attach.meta.is_empty() {
-                Way::Unknown
+                Way::Absent(None)
             } else {
-                self.register(&mut state, attach.stream).map_or(Way::Unknown, Way::Fresh)
+                self.register(&mut state, attach.stream).map_or(Way::Absent(None), Way::Fresh)
             }
         };
         match way {
             Way::Known(mailbox) => mailbox.send(Command::Attached { attach, link, stream, reader }),
-            Way::Buried(received) => greeting::answer_for_the_dead(stream, received).await,
-            Way::Unknown => greeting::answer_unknown(stream).await,
+            Way::Absent(epitaph) => greeting::answer_absent(stream, epitaph).await,
             Way::Fresh(mailbox) => {
                 let local = self.inner.handler.open(self, &attach.meta).unwrap_or_else(local::none);
                 let accepted = Stream::accept(attach.stream, self.inner.budget.clone());

@@ -7,8 +7,9 @@ use bytes::{Bytes, BytesMut};
 use std::io;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tun_proto::session::stream::put_epitaph;
 use tun_proto::wire::beat;
-use tun_proto::wire::stream::{Attach, Frame};
+use tun_proto::wire::stream::Attach;
 
 /// How long a peer may take to say what a stream is for. Its header leaves together with the opening.
 const HEADER_DEADLINE: Duration = Duration::from_secs(10);
@@ -86,21 +87,10 @@ async fn read_purpose(stream: &mut LinkStream, reader: &mut Reader) -> io::Resul
     }
 }
 
-/// Tells the opener of a stream that ended here what it missed: everything was received.
-pub(super) async fn answer_for_the_dead(stream: LinkStream, received: u64) {
-    answer(stream, &[Frame::Attached { received }, Frame::Ack { offset: received }]).await;
-}
-
-/// Tells the opener that its stream is not known (any more).
-pub(super) async fn answer_unknown(stream: LinkStream) {
-    answer(stream, &[Frame::Unknown]).await;
-}
-
-async fn answer(mut stream: LinkStream, frames: &[Frame]) {
+/// Answers the opener of a stream that has ended here, or was never known.
+pub(super) async fn answer_absent(mut stream: LinkStream, epitaph: Option<u64>) {
     let mut out = BytesMut::new();
-    for frame in frames {
-        frame.encode(&mut out);
-    }
+    put_epitaph(epitaph, &mut out);
     if stream.write_all(&out).await.is_ok() {
         let _ = std::future::poll_fn(|cx| stream.poll_close(cx)).await;
     }
