@@ -1,0 +1,84 @@
+//! A real nginx, which serves a directory and takes files by PUT.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use tokio::net::TcpStream;
+
+use crate::eventually::eventually;
+use crate::program::{Launch, Program};
+
+/// A running nginx with its own directory.
+#[derive(Debug)]
+pub struct Nginx {
+    addr: SocketAddr,
+    program: Program,
+    files: PathBuf,
+}
+
+impl Nginx {
+    /// Starts it on `addr`, and waits until it answers.
+    pub async fn start(addr: SocketAddr) -> Self {
+        let launch = Launch::of("nginx", executable());
+        let dir = launch.dir();
+        let files = dir.join("files");
+        std::fs::create_dir(&files).expect("a directory can be made");
+        let config = launch.write("nginx.conf", &configuration(dir, addr));
+        let program = launch.args([Path::new("-c"), &config, Path::new("-e"), Path::new("stderr")]).start();
+        eventually("nginx answers", || async { TcpStream::connect(addr).await.ok() }).await;
+        assert!(program.is_running(), "{}", program.log().tail());
+        Self { addr, program, files }
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The directory it serves, and puts files into.
+    pub fn files(&self) -> &Path {
+        &self.files
+    }
+
+    /// The process, for its log.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+}
+
+/// Debian puts it where not every user's PATH looks.
+fn executable() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")])
+        .map(|dir| dir.join("nginx"))
+        .find(|candidate| candidate.is_file())
+        .expect("nginx is installed (apt-get install nginx-light)")
+}
+
+/// A single process in the foreground, so that nothing is left when it is killed.
+fn configuration(dir: &Path, addr: SocketAddr) -> String {
+    let dir = dir.display();
+    format!(
+        "daemon off;
+         master_process off;
+         pid {dir}/nginx.pid;
+         events {{ worker_connections 1024; }}
+         http {{
+             access_log off;
+             sendfile on;
+             tcp_nopush on;
+             client_max_body_size 0;
+             client_body_temp_path {dir}/body;
+             proxy_temp_path {dir}/proxy;
+             fastcgi_temp_path {dir}/fastcgi;
+             uwsgi_temp_path {dir}/uwsgi;
+             scgi_temp_path {dir}/scgi;
+             server {{
+                 listen {addr};
+                 root {dir}/files;
+                 dav_methods PUT;
+             }}
+         }}\n"
+    )
+}

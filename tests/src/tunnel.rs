@@ -1,0 +1,169 @@
+//! A server, a client and their proxies, ready to be visited.
+
+use std::net::SocketAddr;
+
+use crate::forwarder::Forwarder;
+use crate::net::{BIND_PORT, FORWARDER_PORT, Loopback};
+use crate::program::{Launch, Program};
+
+/// The token of tests that do not care about it.
+pub const TOKEN: &str = "a token for tests 9b2e";
+
+/// What to start, and how it differs from the plainest set-up.
+#[derive(Debug)]
+pub struct Setup {
+    net: Loopback,
+    server_lines: String,
+    client_lines: String,
+    proxies: Vec<Proxy>,
+    forwarded: bool,
+}
+
+/// A TCP proxy of the client's configuration.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Its name.
+    pub name: String,
+    /// The local service.
+    pub local: SocketAddr,
+    /// Its public port; 0 lets the server choose.
+    pub remote_port: u16,
+}
+
+/// A running set-up. Everything in it ends when this value goes.
+#[derive(Debug)]
+pub struct Tunnel {
+    /// The address that all of it uses.
+    pub net: Loopback,
+    /// How the server is started.
+    pub server_launch: Launch,
+    /// How the client is started.
+    pub client_launch: Launch,
+    /// The forwarder between them, if there is one.
+    pub forwarder: Option<Forwarder>,
+    /// The running client.
+    pub client: Program,
+    /// The running server.
+    pub server: Program,
+}
+
+impl Setup {
+    /// The plainest set-up: both programs on an address of their own, TLS, a token, no proxy yet.
+    pub fn new(net: Loopback) -> Self {
+        Self {
+            net,
+            server_lines: String::new(),
+            client_lines: String::new(),
+            proxies: Vec::new(),
+            forwarded: false,
+        }
+    }
+
+    /// Adds lines to the server's configuration.
+    pub fn server(mut self, lines: &str) -> Self {
+        self.server_lines.push_str(lines);
+        self.server_lines.push('\n');
+        self
+    }
+
+    /// Adds lines to the client's configuration.
+    pub fn client(mut self, lines: &str) -> Self {
+        self.client_lines.push_str(lines);
+        self.client_lines.push('\n');
+        self
+    }
+
+    /// Exposes a local service on a public port.
+    pub fn proxy(mut self, name: &str, local: SocketAddr, remote_port: u16) -> Self {
+        self.proxies.push(Proxy { name: name.to_owned(), local, remote_port });
+        self
+    }
+
+    /// Puts a forwarder between client and server.
+    pub fn forwarded(mut self) -> Self {
+        self.forwarded = true;
+        self
+    }
+
+    /// Starts everything, and waits until all proxies are public.
+    pub async fn start(self) -> Tunnel {
+        let server_launch = Launch::server().config(&server_config(&self.net, &self.server_lines));
+        let server = server_launch.start();
+        server.line(&format!("listening on {}", self.net.at(BIND_PORT))).await;
+        let mut port = BIND_PORT;
+        let mut forwarder = None;
+        if self.forwarded {
+            port = FORWARDER_PORT;
+            forwarder = Some(Forwarder::start(self.net.at(port), self.net.at(BIND_PORT)).await);
+        }
+        let config = client_config(self.net.at(port), &self.client_lines, &self.proxies);
+        let client_launch = Launch::client().config(&config);
+        let client = client_launch.start();
+        for proxy in &self.proxies {
+            client.line(&format!("[{}] start proxy success", proxy.name)).await;
+        }
+        Tunnel { net: self.net, server_launch, client_launch, forwarder, client, server }
+    }
+}
+
+impl Tunnel {
+    /// A public port of the server.
+    pub fn public(&self, remote_port: u16) -> SocketAddr {
+        self.net.at(remote_port)
+    }
+
+    /// The public address that the client was last told for a proxy whose port the server chose.
+    pub async fn told(&self, proxy: &str) -> SocketAddr {
+        let marker = format!("[{proxy}] start proxy success, public address ");
+        self.client.line(&marker).await;
+        let lines = self.client.log().lines();
+        let last = lines.iter().rfind(|line| line.text.contains(&marker)).expect("the line is there");
+        self.net.at(port_at_end(&last.text))
+    }
+
+    /// The forwarder, in set-ups that have one.
+    pub fn forwarder(&self) -> &Forwarder {
+        self.forwarder.as_ref().expect("this set-up has a forwarder")
+    }
+}
+
+/// The port with which a log line ends.
+pub fn port_at_end(line: &str) -> u16 {
+    let port = line.trim_end().rsplit(':').next().and_then(|port| port.parse().ok());
+    port.unwrap_or_else(|| panic!("no port at the end of {line:?}"))
+}
+
+/// The configuration of a server on `net`, with further lines.
+pub fn server_config(net: &Loopback, lines: &str) -> String {
+    let ip = net.ip();
+    let level = log_level(lines);
+    format!("bindAddr = \"{ip}\"\nbindPort = {BIND_PORT}\n{}{level}{lines}\n", token(lines))
+}
+
+/// The configuration of a client of `server`, with further lines, and its proxies.
+pub fn client_config(server: SocketAddr, lines: &str, proxies: &[Proxy]) -> String {
+    let (ip, port) = (server.ip(), server.port());
+    let level = log_level(lines);
+    let mut config = format!("serverAddr = \"{ip}\"\nserverPort = {port}\n{}{level}{lines}\n", token(lines));
+    for Proxy { name, local, remote_port } in proxies {
+        let (ip, port) = (local.ip(), local.port());
+        config += &format!(
+            "[[proxies]]\nname = \"{name}\"\ntype = \"tcp\"\nlocalIP = \"{ip}\"\nlocalPort = {port}\n\
+             remotePort = {remote_port}\n"
+        );
+    }
+    config
+}
+
+/// The token, unless the further lines speak of authentication themselves.
+fn token(lines: &str) -> String {
+    if lines.contains("auth.") { String::new() } else { format!("auth.token = \"{TOKEN}\"\n") }
+}
+
+/// `TUN_TEST_LOG=debug` makes the programs talk more, for a developer in search of a fault.
+fn log_level(lines: &str) -> String {
+    match std::env::var("TUN_TEST_LOG") {
+        Ok(level) if !lines.contains("log.level") => format!("log.level = \"{level}\"\n"),
+        _ => String::new(),
+    }
+}
