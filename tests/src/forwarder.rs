@@ -15,6 +15,9 @@ use crate::service::AbortOnDrop;
 
 mod carry;
 
+/// How much of what passes is kept for inspection.
+const SEEN_MOST: u64 = 64 * 1024;
+
 /// A way through the forwarder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
@@ -76,6 +79,8 @@ struct Shared {
     accepted: watch::Sender<Vec<Instant>>,
     up: AtomicU64,
     down: AtomicU64,
+    /// The first bytes that have passed towards the target.
+    seen: Mutex<Vec<u8>>,
     /// Bytes per second and direction of one connection; 0 is unlimited.
     rate: AtomicU64,
 }
@@ -126,6 +131,7 @@ impl Forwarder {
             accepted: watch::Sender::default(),
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
+            seen: Mutex::default(),
             rate: AtomicU64::new(0),
         });
         let addr = listener.local_addr().expect("a listener has an address");
@@ -166,6 +172,11 @@ impl Forwarder {
         self.shared.counter(direction).load(Ordering::Relaxed)
     }
 
+    /// What has passed towards the target, its first 64 KiB.
+    pub fn seen(&self) -> Vec<u8> {
+        self.shared.seen.lock().expect("no panic while held").clone()
+    }
+
     /// How many connections it has accepted since it started.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.borrow().len()
@@ -177,6 +188,15 @@ impl Forwarder {
         let what = format!("connection number {n} to the forwarder");
         let moments = soon(&what, accepted.wait_for(|moments| moments.len() >= n)).await;
         moments.expect("the forwarder lives")[n - 1]
+    }
+
+    /// Waits for a connection that came after `moment`, and says when it came.
+    pub async fn accepted_after(&self, moment: Instant) -> Instant {
+        let mut accepted = self.shared.accepted.subscribe();
+        let later = |moments: &Vec<Instant>| moments.iter().copied().find(|&accepted| accepted > moment);
+        let moments =
+            soon("a new connection to the forwarder", accepted.wait_for(|m| later(m).is_some())).await;
+        later(&moments.expect("the forwarder lives")).expect("it was waited for")
     }
 
     /// How many connections are open now.
@@ -200,8 +220,12 @@ impl Shared {
     }
 
     /// Counts bytes that have passed, and lets the planned fault happen when they were enough.
-    fn count(&self, direction: Direction, bytes: usize) {
-        let passed = self.counter(direction).fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+    fn count(&self, direction: Direction, bytes: &[u8]) {
+        let len = bytes.len() as u64;
+        let passed = self.counter(direction).fetch_add(len, Ordering::Relaxed) + len;
+        if direction == Direction::Up && passed <= SEEN_MOST {
+            self.seen.lock().expect("no panic while held").extend_from_slice(bytes);
+        }
         let mut state = self.state();
         let due = |planned: &mut Planned| planned.direction == direction && planned.at <= passed;
         if let Some(planned) = state.planned.take_if(due) {

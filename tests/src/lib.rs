@@ -27,5 +27,6 @@ pub mod pattern;
 pub mod program;
 pub mod service;
 pub mod stall;
+pub mod stranger;
 pub mod tunnel;
 pub mod visitor;

@@ -16,6 +16,7 @@ pub struct Setup {
     server_lines: String,
     client_lines: String,
     proxies: Vec<Proxy>,
+    awaited: Vec<String>,
     forwarded: bool,
 }
 
@@ -55,6 +56,7 @@ impl Setup {
             server_lines: String::new(),
             client_lines: String::new(),
             proxies: Vec::new(),
+            awaited: Vec::new(),
             forwarded: false,
         }
     }
@@ -75,6 +77,12 @@ impl Setup {
 
     /// Exposes a local service on a public port.
     pub fn proxy(mut self, name: &str, local: SocketAddr, remote_port: u16) -> Self {
+        self.awaited.push(name.to_owned());
+        self.attempt(name, local, remote_port)
+    }
+
+    /// Asks for the same, and does not wait for it: the server may refuse.
+    pub fn attempt(mut self, name: &str, local: SocketAddr, remote_port: u16) -> Self {
         self.proxies.push(Proxy { name: name.to_owned(), local, remote_port });
         self
     }
@@ -85,7 +93,7 @@ impl Setup {
         self
     }
 
-    /// Starts everything, and waits until all proxies are public.
+    /// Starts everything, and waits until the proxies are public.
     pub async fn start(self) -> Tunnel {
         let server_launch = Launch::server().config(&server_config(&self.net, &self.server_lines));
         let server = server_launch.start();
@@ -99,8 +107,8 @@ impl Setup {
         let config = client_config(self.net.at(port), &self.client_lines, &self.proxies);
         let client_launch = Launch::client().config(&config);
         let client = client_launch.start();
-        for proxy in &self.proxies {
-            client.line(&format!("[{}] start proxy success", proxy.name)).await;
+        for name in &self.awaited {
+            client.line(&format!("[{name}] start proxy success")).await;
         }
         Tunnel { net: self.net, server_launch, client_launch, forwarder, client, server }
     }

@@ -106,7 +106,7 @@ async fn pump(
                 std::future::pending::<()>().await;
             }
             to.write_all(&buffer[..n]).await?;
-            shared.count(direction, n);
+            shared.count(direction, &buffer[..n]);
             if let Some(pause) = shared.pace(n) {
                 tokio::time::sleep(pause).await;
             }

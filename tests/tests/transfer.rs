@@ -1,0 +1,91 @@
+//! Bytes arrive as they were sent: large files through a real web server, and many connections at once.
+
+use std::fs::File;
+
+use tokio::task::JoinSet;
+use tun_tests::http;
+use tun_tests::net::{Loopback, REMOTE_PORT, SERVICE_PORT};
+use tun_tests::patience::{alone, transfer_patience, within};
+use tun_tests::pattern::{Hash, Pattern, digits_of};
+use tun_tests::service::Service;
+use tun_tests::service::nginx::Nginx;
+use tun_tests::tunnel::{Setup, Tunnel};
+use tun_tests::visitor::Visitor;
+
+const GIB: u64 = 1 << 30;
+
+async fn tunnel_to_nginx() -> (Tunnel, Nginx) {
+    let net = Loopback::claim();
+    let nginx = Nginx::start(net.at(SERVICE_PORT)).await;
+    let tunnel = Setup::new(net).proxy("web", nginx.addr(), REMOTE_PORT).start().await;
+    (tunnel, nginx)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_one_gib_is_downloaded_unchanged() {
+    let _turn = alone().await;
+    let (tunnel, nginx) = tunnel_to_nginx().await;
+    let mut file = File::create(nginx.files().join("big")).unwrap();
+    let written = write_pattern(&mut file, 11, GIB);
+    let answer =
+        within(transfer_patience(), "the download", http::get(tunnel.public(REMOTE_PORT), "/big")).await;
+    let answer = answer.unwrap();
+    assert_eq!((answer.status, answer.len), (200, GIB));
+    assert_eq!(answer.digits, written);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_one_gib_is_uploaded_unchanged() {
+    let _turn = alone().await;
+    let (tunnel, nginx) = tunnel_to_nginx().await;
+    let public = tunnel.public(REMOTE_PORT);
+    let answer = within(transfer_patience(), "the upload", http::put(public, "/big", 12, GIB)).await.unwrap();
+    assert_eq!(answer.status, 201);
+    let file = File::open(nginx.files().join("big")).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), GIB);
+    assert_eq!(Hash::of(file).digits(), digits_of(12, GIB));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_hundred_connections_at_once_keep_their_own_data() {
+    const CONNECTIONS: u64 = 500;
+    const EACH: usize = 300_000;
+    let _turn = alone().await;
+    let net = Loopback::claim();
+    let echo = Service::echo(net.at(SERVICE_PORT)).await;
+    let tunnel = Setup::new(net).proxy("echo", echo.addr(), REMOTE_PORT).start().await;
+    let public = tunnel.public(REMOTE_PORT);
+
+    // All are open before the first byte moves, and all move bytes at once.
+    let mut visitors = Vec::new();
+    for seed in 0..CONNECTIONS {
+        let mut visitor = Visitor::connect(public).await;
+        visitor.send(&seed.to_be_bytes()).await;
+        visitors.push((seed, visitor));
+    }
+    echo.nth_accepted(CONNECTIONS as usize).await;
+    let mut echoes = JoinSet::new();
+    for (seed, mut visitor) in visitors {
+        echoes.spawn(async move {
+            assert_eq!(visitor.receive(8).await, seed.to_be_bytes());
+            visitor.echo(seed, EACH).await;
+            visitor.finish().await;
+            visitor.receive_to_end().await.1
+        });
+    }
+    let left_over = within(transfer_patience(), "all echoes", echoes.join_all()).await;
+    assert_eq!(left_over.iter().sum::<u64>(), 0);
+    assert_eq!(left_over.len() as u64, CONNECTIONS);
+}
+
+/// Writes a pattern into a file, and returns the SHA-256 of it.
+fn write_pattern(file: &mut impl std::io::Write, seed: u64, len: u64) -> String {
+    let (mut pattern, mut hash) = (Pattern::new(seed), Hash::default());
+    let mut buffer = vec![0; 1 << 20];
+    for _ in 0..len / buffer.len() as u64 {
+        pattern.fill(&mut buffer);
+        hash.feed(&buffer);
+        assert!(file.write_all(&buffer).is_ok(), "the disk is full");
+    }
+    hash.digits()
+}
