@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, getrlimit, kill_process, setrlimit, waitid,
+};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -97,6 +99,7 @@ impl Launch {
 
     /// Starts it.
     pub fn start(&self) -> Program {
+        raise_open_files();
         let mut command = Command::new(&self.executable);
         if !self.inherit_environment {
             command.env_clear();
@@ -277,6 +280,13 @@ impl Drop for Program {
 pub fn resident_kib(pid: i32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+/// Allows this process, and those that it starts, as many open files as the system lets it.
+pub fn raise_open_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // Where that is forbidden, the soft limit stays, and what needs more fails with a clear error.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// Reads a stream line by line on a thread of its own, so that moments are right however busy the test is.
