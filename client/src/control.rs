@@ -231,6 +231,11 @@ impl<'a> Connection<'a> {
                 );
                 Some(Ended::Superseded)
             }
+            ServerMessage::Busy => {
+                let links = self.session.links().len();
+                self.wants_more |= links < self.tunnels.most();
+                None
+            }
             ServerMessage::Drain { deadline_ms } => {
                 tracing::info!(
                     "the server is about to stop, connections may finish within {} s",
@@ -330,7 +335,10 @@ impl<'a> Connection<'a> {
         let loads = self.session.measure();
         match self.tunnels.advise(&loads, Instant::now()) {
             Advice::Keep => {}
-            Advice::Add => self.wants_more = true,
+            Advice::Add => {
+                tracing::debug!("all tunnels are busy, adding one");
+                self.wants_more = true;
+            }
             Advice::Retire => self.retire_youngest(),
         }
     }
@@ -374,7 +382,7 @@ impl<'a> Connection<'a> {
     /// Lets open connections finish, then says goodbye.
     async fn drain(&mut self, shutdown: &Shutdown) {
         let timeout = self.settings.drain_timeout;
-        tracing::info!("stopping, draining for up to {} s", timeout.as_secs());
+        tracing::info!("stopping, draining for up to {}s", timeout.as_secs());
         let farewell = async {
             self.channel.send(&ClientMessage::Drain).await?;
             let _ = tokio::time::timeout(timeout, drained(&self.session)).await;

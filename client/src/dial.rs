@@ -142,7 +142,7 @@ async fn connect(
 fn hint(refused: &Refused, saw: Option<Bytes32>) -> String {
     match (refused.code, refused.certificate, saw) {
         (RefusalCode::Token, Some(theirs), Some(saw)) if theirs != saw => format!(
-            " (the server's certificate is {}, the one seen here is {}: somebody in between ends the encryption)",
+            " (the server's certificate is {}, the one seen here is {}: somebody in the middle ends the encryption)",
             &theirs.to_string()[..16],
             &saw.to_string()[..16]
         ),

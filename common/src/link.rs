@@ -256,6 +256,10 @@ pub struct Traffic {
     heard: AtomicU64,
     read: AtomicU64,
     written: AtomicU64,
+    /// Nanoseconds that bytes waited for the socket, but for the present wait.
+    waited: AtomicU64,
+    /// Since when they wait now, in nanoseconds after `born`; 0 if they do not.
+    waiting: AtomicU64,
 }
 
 impl Traffic {
@@ -265,6 +269,8 @@ impl Traffic {
             heard: AtomicU64::new(0),
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            waited: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
         }
     }
 
@@ -283,9 +289,35 @@ impl Traffic {
         self.born + Duration::from_nanos(self.heard.load(Ordering::Relaxed))
     }
 
+    /// How long bytes have waited for the socket to take them, in all.
+    pub fn waited(&self) -> Duration {
+        let present = match self.waiting.load(Ordering::Relaxed) {
+            0 => 0,
+            since => self.age().saturating_sub(since),
+        };
+        Duration::from_nanos(self.waited.load(Ordering::Relaxed) + present)
+    }
+
+    fn age(&self) -> u64 {
+        self.born.elapsed().as_nanos() as u64
+    }
+
     fn note_read(&self, bytes: usize) {
         self.read.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.heard.store(self.born.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        self.heard.store(self.age(), Ordering::Relaxed);
+    }
+
+    fn note_waiting(&self) {
+        if self.waiting.load(Ordering::Relaxed) == 0 {
+            self.waiting.store(self.age().max(1), Ordering::Relaxed);
+        }
+    }
+
+    fn note_taken(&self) {
+        if self.waiting.load(Ordering::Relaxed) != 0 {
+            let since = self.waiting.swap(0, Ordering::Relaxed);
+            self.waited.fetch_add(self.age().saturating_sub(since), Ordering::Relaxed);
+        }
     }
 
     fn note_written(&self, bytes: usize) {

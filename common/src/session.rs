@@ -76,8 +76,8 @@ struct State {
 
 struct LinkEntry {
     link: Link,
-    /// Traffic when the load was last measured, and the load.
-    measured: u64,
+    /// When the load was last measured, what had crossed the link then, and how long bytes had waited.
+    measured: (Instant, u64, Duration),
     load: Load,
 }
 
@@ -129,7 +129,7 @@ impl Session {
     /// `beats` is called with the link's own channel if the peer opens it.
     pub fn add_link(&self, new: NewLink, beats: impl FnOnce(LinkStream, Bytes) + Send + 'static) {
         let NewLink { link, inbound, driver } = new;
-        self.lock().links.push(LinkEntry { link: link.clone(), measured: 0, load: Load::default() });
+        self.lock().links.push(LinkEntry::new(link.clone()));
         self.inner.tasks.spawn_to_end(driver);
         let session = self.clone();
         self.inner.tasks.spawn_to_end(async move {
@@ -350,14 +350,21 @@ impl Session {
 }
 
 impl LinkEntry {
+    fn new(link: Link) -> Self {
+        LinkEntry { link, measured: (Instant::now(), 0, Duration::ZERO), load: Load::default() }
+    }
+
     fn measure(&mut self) -> Load {
-        let total = self.link.traffic().read() + self.link.traffic().written();
+        let traffic = self.link.traffic();
+        let present = (Instant::now(), traffic.read() + traffic.written(), traffic.waited());
+        let (since, bytes, waited) = std::mem::replace(&mut self.measured, present);
+        let period = present.0.saturating_duration_since(since);
         self.load = Load {
-            bytes: total - self.measured,
+            bytes: present.1 - bytes,
             active: self.link.activity().measure(),
             streams: self.link.streams(),
+            congested: 2 * present.2.saturating_sub(waited) > period,
         };
-        self.measured = total;
         self.load
     }
 }

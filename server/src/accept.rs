@@ -164,7 +164,12 @@ impl Gate {
                     self.failures.note(peer.ip());
                 }
                 let hint = self.interception(&candidate);
-                tracing::warn!("login refused from {peer}: {reason}{hint}");
+                if code == RefusalCode::Superseded {
+                    // It stands by and asks every few seconds.
+                    tracing::debug!("login refused from {peer}: {reason}");
+                } else {
+                    tracing::warn!("login refused from {peer}: {reason}{hint}");
+                }
                 newcomer.refuse(code, self.clients.settings.for_client(&reason)).await;
             }
             Judgement::Accepted { session, link, new } => {
@@ -233,7 +238,7 @@ impl Gate {
         let ours = self.clients.settings.tls.fingerprint();
         match candidate.hello.saw_certificate {
             Some(saw) if saw != ours => format!(
-                "; the client saw certificate {}, ours is {}: somebody in between ends the encryption",
+                "; the client saw certificate {}, ours is {}: somebody in the middle ends the encryption",
                 short(saw),
                 short(ours)
             ),

@@ -35,7 +35,7 @@ pub(crate) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
     shutdown.asked().await;
     accepting.stop();
     let sessions = clients.begin_stop();
-    tracing::info!("stopping, draining for up to {} s", settings.drain_timeout.as_secs());
+    tracing::info!("stopping, draining for up to {}s", settings.drain_timeout.as_secs());
     let drained = tokio::select! {
         drained = tokio::time::timeout(settings.drain_timeout, drain(&sessions)) => drained.is_ok(),
         () = shutdown.insisted() => false,

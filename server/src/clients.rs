@@ -109,7 +109,7 @@ impl Clients {
             state.identities.login(&hello.identity, hello.instance, first, id, &address, Instant::now());
         let before = match decision {
             Decision::StandBy(other) => {
-                let reason = format!("another client is logged in as \"{}\" from {other}", hello.identity);
+                let reason = format!("the place of \"{}\" is taken by a client at {other}", hello.identity);
                 return Judgement::Refused(RefusalCode::Superseded, reason);
             }
             Decision::Vacant => None,
@@ -347,7 +347,7 @@ impl Clients {
 }
 
 fn wrong_token() -> Judgement {
-    let reason = "the token does not match, or somebody in between ends the encryption";
+    let reason = "the token does not match, or somebody in the middle ends the encryption";
     Judgement::Refused(RefusalCode::Token, reason.into())
 }
 

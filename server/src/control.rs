@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep_until;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tun_common::control::Channel;
 use tun_common::link::heartbeat::LinkEvent;
 use tun_common::session::Session;
@@ -18,6 +18,9 @@ use tun_proto::wire::control::{ClientMessage, ServerMessage};
 
 /// How long the ports of a client that logged in anew wait for it to register them.
 const SUCCESSION: Duration = Duration::from_secs(5);
+
+/// How often the load of the links is looked at.
+const LOAD_TICK: Duration = Duration::from_secs(1);
 
 /// How long a goodbye may take to leave.
 const GOODBYE_DEADLINE: Duration = Duration::from_millis(500);
@@ -63,6 +66,7 @@ enum Event {
     Links,
     Link(u32, LinkEvent),
     Linkless,
+    Tick,
     Over,
 }
 
@@ -82,7 +86,11 @@ impl Client {
         };
         let Ok(Some(pipe)) = pipe else { return "the client opened no control channel".into() };
         let mut channel = ClientChannel::new(pipe);
+        let mut tick = interval(LOAD_TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            // A session with nothing but its control channel is not looked at.
+            let in_use = self.session.stream_count() > 1;
             let linkless = self.linkless_deadline();
             let event = tokio::select! {
                 message = channel.receive() => Event::Message(message),
@@ -90,6 +98,7 @@ impl Client {
                 Ok(()) = links.changed() => Event::Links,
                 Some((link, event)) = link_events.recv() => Event::Link(link, event),
                 () = sleep_until(linkless.unwrap_or_else(Instant::now).into()), if linkless.is_some() => Event::Linkless,
+                _ = tick.tick(), if in_use => Event::Tick,
                 () = self.session.over() => Event::Over,
             };
             let ended = match event {
@@ -104,6 +113,7 @@ impl Client {
                 }
                 Event::Link(_, LinkEvent::Suspect) => None,
                 Event::Linkless => self.handle_linkless(),
+                Event::Tick => self.consult_policy(&mut channel).await,
                 Event::Over => Some(REPLACED.to_owned()),
             };
             if let Some(reason) = ended {
@@ -131,6 +141,15 @@ impl Client {
             ClientMessage::Goodbye => return Some("the client said goodbye".into()),
         }
         None
+    }
+
+    /// The client decides about tunnels, but only the server knows how busy its own sending is.
+    async fn consult_policy(&mut self, channel: &mut ClientChannel) -> Option<String> {
+        let loads = self.session.measure();
+        if loads.is_empty() || !loads.iter().all(|load| load.is_busy()) {
+            return None;
+        }
+        self.send(channel, &ServerMessage::Busy).await
     }
 
     async fn handle_outgoing(

@@ -1,18 +1,19 @@
 //! How many data tunnels a client holds, and which one a new stream takes.
 //!
 //! # The policy
-//! A client begins with one tunnel. Once a second it looks at what each tunnel carried in the last second. If every
-//! tunnel is *busy*, it adds one, up to its own and the server's limit; one at a time, because a new tunnel changes
-//! the load of the others. A tunnel is busy when it moved [`BUSY_BYTES`] and at least two streams had a part in it
-//! (one stream stays on its tunnel, so a second tunnel would not help it), or when it holds [`CROWDED`] streams. After
+//! A client begins with one tunnel. Once a second both ends look at what each tunnel carried in the last second. If
+//! every tunnel is *busy*, the client adds one (the server asks it to), up to its own and the server's limit; one at a
+//! time, because a new tunnel changes the load of the others. A tunnel is busy when at least two streams had a part
+//! (one stream stays on its tunnel, so a second tunnel would not help it) in moving [`BUSY_BYTES`] or in waiting for
+//! the socket most of the time; or when it holds [`CROWDED`] streams. After
 //! [`CALM`] in which one tunnel fewer would have done, the youngest is retired: its streams switch to the others
 //! without a pause, then it is closed.
 
 use std::time::{Duration, Instant};
 
 /// Bytes a second above which a tunnel with several active streams is busy: far more than an interactive load, and
-/// about a tenth of what one core encrypts.
-pub const BUSY_BYTES: u64 = 64 * 1024 * 1024;
+/// little enough that a second core is put to use early.
+pub const BUSY_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Streams on one tunnel above which another is added.
 pub const CROWDED: usize = 4096;
@@ -29,6 +30,8 @@ pub struct Load {
     pub active: usize,
     /// Streams attached now.
     pub streams: usize,
+    /// This end waited for the socket to take more for most of the time.
+    pub congested: bool,
 }
 
 /// What to do about the number of tunnels.
@@ -57,6 +60,11 @@ impl Tunnels {
         Tunnels { at_least: at_least.clamp(1, at_most), at_most, calm_since: None }
     }
 
+    /// Most tunnels there may be.
+    pub fn most(&self) -> usize {
+        self.at_most
+    }
+
     /// Judges the last second.
     pub fn advise(&mut self, loads: &[Load], now: Instant) -> Advice {
         if loads.is_empty() {
@@ -73,6 +81,7 @@ impl Tunnels {
         let bytes: u64 = loads.iter().map(|load| load.bytes).sum();
         let fewer = loads.len() - 1;
         let enough = fewer >= self.at_least
+            && !loads.iter().any(|load| load.congested)
             && streams <= fewer * CROWDED / 2
             && bytes <= fewer as u64 * BUSY_BYTES / 2;
         if !enough {
@@ -89,8 +98,9 @@ impl Tunnels {
 }
 
 impl Load {
-    fn is_busy(self) -> bool {
-        self.streams >= CROWDED || (self.active >= 2 && self.bytes >= BUSY_BYTES)
+    /// True if another tunnel would help.
+    pub fn is_busy(self) -> bool {
+        self.streams >= CROWDED || (self.active >= 2 && (self.bytes >= BUSY_BYTES || self.congested))
     }
 
     /// How attractive a tunnel is for a new stream: the lower the better.
@@ -106,8 +116,8 @@ impl Load {
 mod tests {
     use super::*;
 
-    const IDLE: Load = Load { bytes: 0, active: 0, streams: 3 };
-    const BUSY: Load = Load { bytes: BUSY_BYTES, active: 2, streams: 2 };
+    const IDLE: Load = Load { bytes: 0, active: 0, streams: 3, congested: false };
+    const BUSY: Load = Load { bytes: BUSY_BYTES, active: 2, streams: 2, congested: false };
 
     #[test]
     fn tunnels_are_added_one_at_a_time_while_all_are_busy_and_never_beyond_the_limit() {
@@ -118,12 +128,14 @@ mod tests {
         assert_eq!(tunnels.advise(&[BUSY, IDLE], now), Advice::Keep);
         assert_eq!(tunnels.advise(&[BUSY, BUSY], now), Advice::Add);
         assert_eq!(tunnels.advise(&[BUSY, BUSY, BUSY], now), Advice::Keep);
-        let lone = Load { bytes: 10 * BUSY_BYTES, active: 1, streams: 9 };
+        let lone = Load { bytes: 10 * BUSY_BYTES, active: 1, streams: 9, congested: true };
         assert_eq!(
             tunnels.advise(&[lone], now),
             Advice::Keep,
             "one stream gains nothing from a second tunnel"
         );
+        let slow = Load { congested: true, active: 2, ..IDLE };
+        assert_eq!(tunnels.advise(&[slow], now), Advice::Add, "a slow path is busy with few bytes");
         assert_eq!(tunnels.advise(&[Load { streams: CROWDED, ..IDLE }], now), Advice::Add);
     }
 

@@ -62,13 +62,18 @@ fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
 impl Inner {
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.write.is_empty() {
-            let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.write))?;
+            let Poll::Ready(written) = Pin::new(&mut self.io).poll_write(cx, &self.write) else {
+                self.traffic.note_waiting();
+                return Poll::Pending;
+            };
+            let n = written?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.traffic.note_written(n);
             self.write.advance(n);
         }
+        self.traffic.note_taken();
         self.write = BytesMut::new();
         Poll::Ready(Ok(()))
     }

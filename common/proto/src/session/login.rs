@@ -22,8 +22,8 @@ pub enum LoginError {
     Wire(#[from] WireError),
     /// The server accepted the login but could not prove that it knows the token.
     #[error(
-        "the server did not prove that it knows the token: it is not the server you think, or somebody in between \
-         ends the encryption"
+        "the server did not prove that it knows the token: it is not the server you think, or somebody in the \
+         middle ends the encryption"
     )]
     ServerProof,
 }

@@ -36,6 +36,8 @@ pub enum ServerMessage {
         /// Where the other one came from.
         by: String,
     },
+    /// All links are busy as the server sees them: another one would help.
+    Busy,
     /// The server is about to stop; open streams may finish within the deadline.
     Drain {
         /// The deadline, in milliseconds from now.
