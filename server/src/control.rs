@@ -67,6 +67,7 @@ enum Event {
     Link(u32, LinkEvent),
     Linkless,
     Tick,
+    InUse,
     Over,
 }
 
@@ -86,11 +87,12 @@ impl Client {
         };
         let Ok(Some(pipe)) = pipe else { return "the client opened no control channel".into() };
         let mut channel = ClientChannel::new(pipe);
+        let mut streams = self.session.watch_streams();
         let mut tick = interval(LOAD_TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // A session with nothing but its control channel is not looked at.
-            let in_use = self.session.stream_count() > 1;
+            let in_use = *streams.borrow_and_update() > 1;
             let linkless = self.linkless_deadline();
             let event = tokio::select! {
                 message = channel.receive() => Event::Message(message),
@@ -99,6 +101,7 @@ impl Client {
                 Some((link, event)) = link_events.recv() => Event::Link(link, event),
                 () = sleep_until(linkless.unwrap_or_else(Instant::now).into()), if linkless.is_some() => Event::Linkless,
                 _ = tick.tick(), if in_use => Event::Tick,
+                Ok(()) = streams.changed(), if !in_use => Event::InUse,
                 () = self.session.over() => Event::Over,
             };
             let ended = match event {
@@ -113,6 +116,7 @@ impl Client {
                 }
                 Event::Link(_, LinkEvent::Suspect) => None,
                 Event::Linkless => self.handle_linkless(),
+                Event::InUse => None,
                 Event::Tick => self.consult_policy(&mut channel).await,
                 Event::Over => Some(REPLACED.to_owned()),
             };
