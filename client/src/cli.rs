@@ -205,7 +205,7 @@ struct ServerFlags {
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
 
-    /// Stable name of this client [default: a random one at each start]
+    /// Stable name of this client [default: made of the machine, the user and what is started]
     #[arg(long, value_name = "ID")]
     client_id: Option<String>,
 

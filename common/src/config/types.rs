@@ -70,7 +70,7 @@ pub struct ClientConfig {
     pub server_port: u16,
     /// Prefix of proxy names, so that several users share one server; may be empty.
     pub user: String,
-    /// A stable name of this client; `None` takes a random one at each start.
+    /// A stable name of this client; `None`: made of the machine, the user and what is started.
     pub client_id: Option<String>,
     /// The secret shared with the server.
     pub auth_token: Secret,
