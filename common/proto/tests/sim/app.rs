@@ -56,7 +56,8 @@ static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
 
 impl App {
     pub(crate) fn new(pair: usize, side: Side, choices: &mut Choices) -> Self {
-        let most = choices.pick(&[0, 1, 100, 5_000, 70_000, 400_000]).unwrap_or(0);
+        let most =
+            choices.pick(&[0, 1, 100, 5_000, 70_000, 70_000, 400_000, 400_000, 3_000_000]).unwrap_or(0);
         App {
             shift: (2 * pair + side) as u64 * 7919,
             target: choices.below(most + 1) as u64,
@@ -77,7 +78,7 @@ impl App {
 
     /// Writes a chunk of any size if there is room; returns its size.
     pub(crate) fn write(&mut self, stream: &mut Stream, choices: &mut Choices) -> usize {
-        if !self.is_active() || stream.is_ended() || self.written == self.target {
+        if !self.is_active() || self.written == self.target {
             return 0;
         }
         let most = stream.room().min((self.target - self.written) as usize);
@@ -103,13 +104,23 @@ impl App {
         }
     }
 
-    /// Aborts; an application may do so after it has finished, too.
-    pub(crate) fn abort(&mut self, stream: &mut Stream, code: ResetCode, now: Instant) {
+    /// Aborts; an application may do so after it has finished, too. `sent` bytes have left.
+    pub(crate) fn abort(
+        &mut self,
+        stream: &mut Stream,
+        code: ResetCode,
+        sent: u64,
+        now: Instant,
+    ) -> Result<(), String> {
         if self.abort.is_none() {
             stream.abort(code, now);
             self.abort = Some(Abort { code, at: now, left: stream.progress().0 });
             self.target = self.written;
+            if !self.reset_seen && !stream.is_closed() && stream.progress().0 > sent {
+                return Err(format!("an abort lets {} bytes through, {sent} had left", stream.progress().0));
+            }
         }
+        Ok(())
     }
 
     /// Reads once, as the application's pace demands; returns whether there was anything to take.
@@ -178,6 +189,18 @@ impl App {
     /// True once nothing more will be delivered to the application that matters to it.
     pub(crate) fn has_seen_the_end(&self) -> bool {
         self.fin_seen || self.reset_seen || self.abort.is_some()
+    }
+
+    /// Checks what the application's deeds mean for the memory of its stream: none is needed for what nobody wants.
+    pub(crate) fn check_held(&self, stream: &Stream) -> Result<(), String> {
+        let (sending, received) = stream.held();
+        if self.abort.is_some() && received > 0 {
+            return Err(format!("{received} bytes are held for an application that has aborted"));
+        }
+        if self.reset_seen && sending > 0 {
+            return Err(format!("{sending} bytes are held for a peer that has aborted"));
+        }
+        Ok(())
     }
 
     fn check_fin(&self, peer: &App) -> Result<(), String> {

@@ -6,8 +6,13 @@ use super::net::{MuxId, Net, Side};
 use bytes::{Bytes, BytesMut};
 use std::time::Instant;
 use tun_proto::limits::{INITIAL_WINDOW, MAX_DATA, MAX_WINDOW};
-use tun_proto::session::stream::{Stream, put_epitaph};
-use tun_proto::wire::stream::{Attach, AttachMode, Frame};
+use tun_proto::session::recv::Next;
+use tun_proto::session::stream::{Stream, Transmit, put_epitaph};
+use tun_proto::wire::stream::{Attach, AttachMode, Frame, ResetCode};
+use tun_proto::wire::varint;
+
+/// Attachments that a driver need not expect more of.
+pub(crate) const MAX_ATTACHMENTS: usize = 4;
 
 pub(crate) struct End {
     side: Side,
@@ -20,11 +25,26 @@ pub(crate) struct End {
     pub(crate) muxes: Vec<(u32, MuxId)>,
     /// Number of attachments made so far.
     pub(crate) attached: u32,
+    /// What the stream may send again, and what it did send.
+    traffic: Traffic,
+}
+
+/// Payload bytes and ends that a stream sent, against those that it has reason to send.
+#[derive(Default)]
+struct Traffic {
+    bytes: u64,
+    ends: u64,
+    /// Highest offset sent.
+    sent_to: u64,
+    /// Bytes that losses and hedges allow to be sent again.
+    again: u64,
+    /// Losses and hedges so far.
+    reasons: u64,
 }
 
 impl End {
     pub(crate) fn new(side: Side, stream: Option<Stream>, app: App) -> Self {
-        End { side, stream, epitaph: None, app, muxes: Vec::new(), attached: 0 }
+        End { side, stream, epitaph: None, app, muxes: Vec::new(), attached: 0, traffic: Traffic::default() }
     }
 
     /// The opener attaches its stream to a link.
@@ -35,6 +55,9 @@ impl End {
         mode: AttachMode,
         pair: usize,
     ) -> Option<u32> {
+        if mode == AttachMode::Resend {
+            self.allow_repetition();
+        }
         let epoch = self.stream.as_mut()?.attach(mode);
         let mux = net.open_mux(link, pair, epoch);
         self.muxes.push((epoch, mux));
@@ -62,8 +85,11 @@ impl End {
         if self.stream.is_none() && attach.meta.is_empty() {
             return Err("the opener gave no description to an acceptor that has none".into());
         }
-        let stream = self.stream.get_or_insert_with(accept);
-        match stream.handle_attach(attach, now) {
+        let current = self.stream.get_or_insert_with(accept).current();
+        if attach.mode == AttachMode::Resend || current.is_none() {
+            self.allow_repetition();
+        }
+        match self.stream.as_mut().map_or(Ok(0), |stream| stream.handle_attach(attach, now)) {
             Ok(epoch) => {
                 self.muxes.push((epoch, mux));
                 self.attached = epoch + 1;
@@ -85,8 +111,12 @@ impl End {
         }
     }
 
-    /// A multiplexed stream ended, or its link is lost.
-    pub(crate) fn handle_lost(&mut self, mux: MuxId) {
+    /// A multiplexed stream ended, or its link is lost. Unless that was `expected`, what it carried may have to be
+    /// sent again.
+    pub(crate) fn handle_lost(&mut self, mux: MuxId, expected: bool) {
+        if !expected {
+            self.allow_repetition();
+        }
         let Some(index) = self.muxes.iter().position(|&(_, m)| m == mux) else { return };
         let (epoch, _) = self.muxes.remove(index);
         if let Some(stream) = &mut self.stream {
@@ -101,6 +131,7 @@ impl End {
         let mut sent = 0;
         while sent < count && out.len() < MAX_DATA && net.room(mux, self.side) {
             let Some(transmit) = stream.poll_transmit(epoch, now) else { break };
+            self.traffic.count(&transmit);
             transmit.encode(&mut out);
             sent += 1;
         }
@@ -112,17 +143,28 @@ impl End {
     pub(crate) fn tidy(
         &mut self,
         net: &mut Net,
+        peer: &End,
         choices: &mut Choices,
         orderly: bool,
     ) -> Result<bool, String> {
+        if self.muxes.len() > MAX_ATTACHMENTS {
+            self.allow_repetition();
+        }
         let Some(stream) = &mut self.stream else { return Ok(false) };
         let mut worked = false;
         while let Some(epoch) = stream.poll_detached() {
             worked = true;
+            let followed = peer.epitaph.is_some() || peer.attached > epoch + 1 || self.side == 1;
+            if !followed && self.muxes.len() <= MAX_ATTACHMENTS {
+                return Err(format!("attachment {epoch} is closed before the acceptor has another"));
+            }
             if let Some(index) = self.muxes.iter().position(|&(e, _)| e == epoch) {
                 let (_, mux) = self.muxes.remove(index);
                 net.close(mux, self.side, !orderly && choices.once_in(3));
             }
+        }
+        if self.muxes.len() > MAX_ATTACHMENTS {
+            return Err("too many attachments".into());
         }
         if stream.is_closed() {
             if !self.app.has_seen_the_end() {
@@ -138,8 +180,20 @@ impl End {
         Ok(worked)
     }
 
+    /// The application aborts.
+    pub(crate) fn abort(&mut self, code: ResetCode, now: Instant) -> Result<(), String> {
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        self.app.abort(stream, code, self.traffic.sent_to, now)
+    }
+
+    /// What is not acknowledged may be sent once more.
+    fn allow_repetition(&mut self) {
+        self.traffic.again += self.stream.as_ref().map_or(0, |stream| stream.held().0);
+        self.traffic.reasons += 1;
+    }
+
     /// Checks what must hold at any time.
-    pub(crate) fn check(&self, peer: &App) -> Result<(), String> {
+    pub(crate) fn check(&self, peer: &App, now: Instant) -> Result<(), String> {
         let Some(stream) = &self.stream else { return Ok(()) };
         let (sending, received) = stream.held();
         // The window doubles once it has been acknowledged as a whole, so it is never larger than this.
@@ -149,14 +203,55 @@ impl End {
         if received > (peer.written - self.app.read).min(MAX_WINDOW + MAX_DATA as u64) {
             return Err(format!("{received} bytes are held for delivery"));
         }
-        let mut epochs: Vec<u32> = self.muxes.iter().map(|&(epoch, _)| epoch).collect();
-        epochs.sort_unstable();
+        self.app.check_held(stream)?;
+        let Traffic { bytes, ends, again, reasons, .. } = self.traffic;
+        if bytes > self.app.written + again || ends > 2 + 2 * reasons {
+            return Err(format!("{bytes} bytes and {ends} ends were sent of {}, {again}", self.app.written));
+        }
         if let Some(current) = stream.current()
-            && epochs.binary_search(&current).is_err()
+            && !self.muxes.iter().any(|&(epoch, _)| epoch == current)
         {
             return Err(format!("attachment {current} is current and has no multiplexed stream"));
         }
+        let due = stream.poll_timeout().is_some_and(|at| at <= now);
+        if due && stream.current().is_none() && !matches!(stream.next(now), Some(Next::Reset(_))) {
+            return Err("a time-out is due when nothing can be done".into());
+        }
         Ok(())
+    }
+
+    /// Checks an end to which nothing has happened for long, and none of whose applications has aborted.
+    pub(crate) fn check_lull(&self) -> Result<(), String> {
+        match &self.stream {
+            Some(stream) if stream.held() != (0, 0) => {
+                Err(format!("{:?} bytes are held in a lull", stream.held()))
+            }
+            Some(_) if self.muxes.len() != 1 => Err(format!("{} attachments in a lull", self.muxes.len())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Traffic {
+    fn count(&mut self, transmit: &Transmit) {
+        match transmit {
+            Transmit::Data(frame) => {
+                let mut fields = frame.slice(1..);
+                let offset = varint::get(&mut fields).ok().flatten().unwrap_or(0);
+                let len = varint::get(&mut fields).ok().flatten().unwrap_or(0);
+                self.count_bytes(offset, len);
+            }
+            Transmit::Frame(Frame::Data { offset, payload }) => {
+                self.count_bytes(*offset, payload.len() as u64)
+            }
+            Transmit::Frame(Frame::Fin { .. } | Frame::Reset { .. }) => self.ends += 1,
+            _ => {}
+        }
+    }
+
+    fn count_bytes(&mut self, offset: u64, len: u64) {
+        self.bytes += len;
+        self.sent_to = self.sent_to.max(offset + len);
     }
 }
 

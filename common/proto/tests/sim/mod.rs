@@ -29,7 +29,7 @@ mod peace;
 
 use app::{App, Pace, pause};
 use choices::Choices;
-use end::{End, format_frame, meta};
+use end::{End, MAX_ATTACHMENTS, format_frame, meta};
 use net::{Arrival, LinkId, MuxId, Net, Side};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,6 +51,8 @@ pub(crate) struct World {
     pairs: Vec<[End; 2]>,
     budgets: [Arc<Budget>; 2],
     caps: [u64; 2],
+    /// Nothing is ever lost: streams only switch from one healthy link to another.
+    calm: bool,
     /// The network is at peace.
     peace: bool,
 }
@@ -68,7 +70,18 @@ impl World {
             })
             .collect();
         let net = Net::default();
-        World { choices, trace: None, now: start, start, net, pairs, budgets, caps, peace: false }
+        World {
+            choices,
+            trace: None,
+            now: start,
+            start,
+            net,
+            pairs,
+            budgets,
+            caps,
+            calm: false,
+            peace: false,
+        }
     }
 
     /// Both acts.
@@ -79,7 +92,11 @@ impl World {
             *weight = usual * self.choices.pick(&[0, 1, 1, 1, 3]).unwrap_or(1);
         }
         weights[0] += 1;
-        let steps = self.choices.pick(&[30, 100, 250, 600]).unwrap_or(100);
+        self.calm = self.choices.once_in(4);
+        if self.calm {
+            weights[CALM_EVENTS..].fill(0);
+        }
+        let steps = self.choices.pick(&[30, 100, 300, 1_000, 2_000]).unwrap_or(100);
         for _ in 0..steps {
             if self.choices.is_exhausted() {
                 break;
@@ -156,11 +173,8 @@ impl World {
         let (pair, side) = self.any_end();
         let codes = [ResetCode::Aborted, ResetCode::Unreachable, ResetCode::Refused, ResetCode::SessionOver];
         let code = self.choices.pick(&codes).unwrap_or(ResetCode::Aborted);
-        let end = &mut self.pairs[pair][side];
-        if let Some(stream) = &mut end.stream {
-            end.app.abort(stream, code, self.now);
-            trace!(self, "{pair}.{side} aborts");
-        }
+        trace!(self, "{pair}.{side} aborts");
+        self.pairs[pair][side].abort(code, self.now).map_err(|fault| format!("{pair}.{side}: {fault}"))?;
         self.attend(pair, side)
     }
 
@@ -172,7 +186,11 @@ impl World {
 
     fn event_switch(&mut self) -> Result<(), String> {
         let pair = self.choices.below(self.pairs.len());
-        if self.pairs[pair][0].stream.as_ref().is_some_and(|stream| stream.current().is_some()) {
+        let [opener, acceptor] = &self.pairs[pair];
+        let attached = opener.stream.as_ref().is_some_and(|stream| stream.current().is_some());
+        // Beyond a few at once, attachments are given up before they have served.
+        let many = opener.muxes.len().max(acceptor.muxes.len()) >= MAX_ATTACHMENTS;
+        if attached && !(self.calm && many) {
             self.attach(pair, AttachMode::Switch);
         }
         self.attend(pair, 0)
@@ -219,7 +237,7 @@ impl World {
         trace!(self, "{pair}.{side} loses {}", self.name(mux));
         let abrupt = self.choices.once_in(2);
         self.net.close(mux, side, abrupt);
-        self.pairs[pair][side].handle_lost(mux);
+        self.pairs[pair][side].handle_lost(mux, self.calm);
         self.attend(pair, side)
     }
 
@@ -257,7 +275,7 @@ impl World {
         trace!(self, "side {side} gives link {link} up");
         for mux in self.net.forsake(link, side) {
             let pair = self.net.muxes[mux].pair;
-            self.pairs[pair][side].handle_lost(mux);
+            self.pairs[pair][side].handle_lost(mux, self.calm);
             self.attend(pair, side)?;
         }
         Ok(())
@@ -272,7 +290,7 @@ impl World {
                 trace!(self, "the end of {} reaches side {side}", self.name(mux));
                 self.net.close(mux, side, false);
                 let pair = self.net.muxes[mux].pair;
-                self.pairs[pair][side].handle_lost(mux);
+                self.pairs[pair][side].handle_lost(mux, self.calm);
                 self.attend(pair, side)
             }
             Some(Arrival::Bytes(mux, bytes)) => {
@@ -308,19 +326,24 @@ impl World {
     fn attend(&mut self, pair: usize, side: Side) -> Result<(), String> {
         self.check_memory(pair, side)?;
         if self.peace || !self.choices.once_in(4) {
-            let tidied = self.pairs[pair][side].tidy(&mut self.net, &mut self.choices, self.peace);
-            if tidied.map_err(|fault| format!("{pair}.{side}: {fault}"))?
-                && self.pairs[pair][side].epitaph.is_some()
-            {
+            let tidied = self.tidy(pair, side)?;
+            if tidied && self.pairs[pair][side].epitaph.is_some() {
                 trace!(self, "{pair}.{side} is closed");
             }
         }
         Ok(())
     }
 
+    fn tidy(&mut self, pair: usize, side: Side) -> Result<bool, String> {
+        let [opener, acceptor] = &mut self.pairs[pair];
+        let (end, peer) = if side == 0 { (opener, acceptor) } else { (acceptor, opener) };
+        let tidied = end.tidy(&mut self.net, peer, &mut self.choices, self.peace || self.calm);
+        tidied.map_err(|fault| format!("{pair}.{side}: {fault}"))
+    }
+
     fn check_memory(&self, pair: usize, side: Side) -> Result<(), String> {
         let ends = &self.pairs[pair];
-        ends[side].check(&ends[1 - side].app).map_err(|fault| format!("{pair}.{side}: {fault}"))?;
+        ends[side].check(&ends[1 - side].app, self.now).map_err(|fault| format!("{pair}.{side}: {fault}"))?;
         let (used, most) =
             (self.budgets[side].used(), self.caps[side] + WINDOW_FLOOR * self.pairs.len() as u64);
         if used > most {
@@ -357,15 +380,18 @@ const EVENTS: &[(Event, usize)] = &[
     (World::event_attach, 25),
     (World::event_open_link, 6),
     (World::event_switch, 6),
+    (World::event_change_pace, 3),
+    (World::event_finish, 2),
+    (World::event_abort, 1),
     (World::event_hedge, 4),
     (World::event_cut, 2),
     (World::event_notice, 3),
     (World::event_forsake, 1),
     (World::event_close_mux, 2),
-    (World::event_change_pace, 3),
-    (World::event_finish, 3),
-    (World::event_abort, 1),
 ];
+
+/// The first so many events are those of a calm network.
+const CALM_EVENTS: usize = 11;
 
 /// How a run went.
 pub(crate) struct Outcome {

@@ -19,11 +19,19 @@ impl World {
         let link = self.net.open_link(&mut self.choices);
         trace!(self, "peace, link {link} will stay");
         let before: Vec<u32> = self.pairs.iter().map(|[opener, _]| opener.attached).collect();
-        for end in self.pairs.iter_mut().flatten() {
-            end.app.pace = Pace::Eager;
+        for ends in &mut self.pairs {
+            for side in 0..2 {
+                // Who has stopped reading must get an abort all the same.
+                let stays = ends[1 - side].app.abort.is_some() && self.choices.once_in(2);
+                if !(stays && ends[side].app.pace == Pace::Stopped) {
+                    ends[side].app.pace = Pace::Eager;
+                }
+            }
         }
+        // Now and then, streams are left open until nothing happens any more.
+        let mut lull = self.choices.once_in(2);
         for _ in 0..PEACE_ROUNDS {
-            let worked = self.peaceful_round()?;
+            let worked = self.peaceful_round(lull)?;
             for (pair, before) in before.iter().enumerate() {
                 if self.pairs[pair][0].attached > before + PEACE_ATTACHMENTS {
                     return Err(format!("stream {pair} is attached over and over"));
@@ -32,17 +40,25 @@ impl World {
             if self.pairs.iter().flatten().all(|end| end.epitaph.is_some()) {
                 return self.check_outcome();
             }
-            if !worked {
-                self.wait()?;
+            if worked {
+                continue;
+            }
+            if !self.wait()? {
+                if !lull {
+                    return Err(format!("nothing happens any more: {}", self.summary()));
+                }
+                lull = false;
+                self.check_lull()?;
+                trace!(self, "the lull is over");
             }
         }
         Err(format!("not at its end after {PEACE_ROUNDS} rounds: {}", self.summary()))
     }
 
-    fn peaceful_round(&mut self) -> Result<bool, String> {
+    fn peaceful_round(&mut self, lull: bool) -> Result<bool, String> {
         let mut worked = false;
         for (pair, side) in (0..2 * self.pairs.len()).map(|i| (i / 2, i % 2)) {
-            worked |= self.act_in_peace(pair, side)?;
+            worked |= self.act_in_peace(pair, side, lull)?;
         }
         for (link, from) in self.net.busy() {
             worked = true;
@@ -59,8 +75,8 @@ impl World {
         Ok(worked)
     }
 
-    fn act_in_peace(&mut self, pair: usize, side: Side) -> Result<bool, String> {
-        let mut worked = self.pairs[pair][side].tidy(&mut self.net, &mut self.choices, true)?;
+    fn act_in_peace(&mut self, pair: usize, side: Side, lull: bool) -> Result<bool, String> {
+        let mut worked = self.tidy(pair, side)?;
         if side == 0 {
             worked |= self.attach_if_wanted(pair);
         }
@@ -72,10 +88,10 @@ impl World {
             while end.app.write(stream, &mut self.choices) > 0 {
                 worked = true;
             }
-            if end.app.written == end.app.target && end.app.is_active() {
+            if !lull && end.app.written == end.app.target && end.app.is_active() {
                 worked = true;
                 match self.choices.once_in(10) {
-                    true => end.app.abort(stream, ResetCode::Aborted, self.now),
+                    true => end.abort(ResetCode::Aborted, self.now)?,
                     false => end.app.finish(stream),
                 }
             }
@@ -87,22 +103,35 @@ impl World {
         Ok(worked)
     }
 
-    /// Nothing can be done now: what must happen next does.
-    fn wait(&mut self) -> Result<(), String> {
+    /// Nothing can be done now: what must happen next does. Returns false if there is no such thing.
+    fn wait(&mut self) -> Result<bool, String> {
         if let Some((link, side)) = self.choices.pick(&self.net.unaware()) {
-            return self.forsake(link, side);
+            self.forsake(link, side)?;
+            return Ok(true);
         }
         let streams = self.pairs.iter().flatten().filter_map(|end| end.stream.as_ref());
         match streams.filter_map(Stream::poll_timeout).min() {
-            None => Err(format!("nothing happens any more: {}", self.summary())),
             Some(at) if at <= self.now => {
                 Err(format!("a time-out is due and does nothing: {}", self.summary()))
             }
             Some(at) => {
                 self.now = at;
-                Ok(())
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    fn check_lull(&self) -> Result<(), String> {
+        for (pair, ends) in self.pairs.iter().enumerate() {
+            if ends.iter().any(|end| end.app.abort.is_some()) {
+                continue;
+            }
+            for end in ends {
+                end.check_lull().map_err(|fault| format!("{pair}: {fault}"))?;
             }
         }
+        Ok(())
     }
 
     fn check_outcome(&self) -> Result<(), String> {
