@@ -1,4 +1,17 @@
 //! The attachments of a stream to links, and which of them carries what.
+//!
+//! # Leaving an attachment
+//! One that is replaced by `Resend` has served as soon as the acceptor has followed to a later one; the opener
+//! closes it. One that is replaced by `Switch` is left with three frames on it, each of which says that its sender
+//! sends nothing more there, and has got all that was sent before the frame it answers:
+//!
+//! ```text
+//! opener ── Switch ──▶ acceptor      once it has attached the stream elsewhere
+//! opener ◀── Switch ── acceptor      once it has seen that attachment and the first frame
+//! opener ── Switch ──▶ acceptor      and both close
+//! ```
+//! An end that hears less than its share of these when the attachment is lost has to send again over the current
+//! one what it sent there. No acknowledgement is waited for: those depend on the applications.
 
 use super::send::End;
 use crate::wire::stream::AttachMode;
@@ -24,11 +37,14 @@ pub(super) struct Attachment {
     pub(super) cursor: u64,
     /// The end was sent here.
     pub(super) end_sent: Option<End>,
-    pub(super) retiring: Option<Retiring>,
+    /// Replaced by `Switch`.
+    retiring: bool,
     /// A later attachment sends again whatever was sent here.
     covered: bool,
-    /// The peer's `Switch` arrived.
-    pub(super) switched_in: bool,
+    /// Number of `Switch` frames sent here.
+    told: u8,
+    /// Number of `Switch` frames received here.
+    heard: u8,
     /// The peer has answered on this attachment.
     pub(super) confirmed: bool,
 }
@@ -40,15 +56,6 @@ pub(super) enum Greeting {
     Attach(AttachMode),
     /// The acceptor's answer.
     Attached,
-}
-
-/// What becomes of an attachment after a switch to another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Retiring {
-    /// `Switch` is still to be sent.
-    Owed,
-    /// It was.
-    Told,
 }
 
 impl Attachments {
@@ -80,7 +87,7 @@ impl Attachments {
     ) {
         let retire = mode == AttachMode::Switch && self.current().is_some();
         if retire && let Some(old) = self.list.last_mut() {
-            old.retiring = Some(Retiring::Owed);
+            old.retiring = true;
             cursor = old.cursor;
             end_sent = old.end_sent;
         } else {
@@ -92,19 +99,21 @@ impl Attachments {
             greeting: Some(greeting),
             cursor,
             end_sent,
-            retiring: None,
+            retiring: false,
             covered: false,
-            switched_in: false,
+            told: 0,
+            heard: 0,
             confirmed: greeting == Greeting::Attached,
         });
     }
 
     /// Forgets an attachment: it is not needed any more, or lost. Everything before `acked` is acknowledged.
-    pub(super) fn remove(&mut self, epoch: u32, acked: u64) {
+    pub(super) fn remove(&mut self, epoch: u32, opener: bool, acked: u64) {
         let Some(index) = self.list.iter().position(|a| a.epoch == epoch) else { return };
         let lost = self.list.remove(index);
+        let arrived = lost.heard >= if opener { 1 } else { 2 };
         let unacknowledged = lost.cursor > acked || lost.end_sent.is_some();
-        if self.current().is_none() || lost.covered || !unacknowledged {
+        if self.current().is_none() || lost.covered || arrived || !unacknowledged {
             return;
         }
         // What a retiring link carried and nobody acknowledged goes out again over the current one.
@@ -114,18 +123,33 @@ impl Attachments {
         }
     }
 
-    /// An attachment that nothing crosses any more, of which there is no need. Everything before `acked` is
-    /// acknowledged; `ended` says whether the end is, too.
-    pub(super) fn idle(&self, opener: bool, acked: u64, ended: bool) -> Option<u32> {
+    /// An attachment that nothing crosses any more, of which there is no need.
+    pub(super) fn idle(&self, opener: bool) -> Option<u32> {
         let newest = self.list.last()?;
-        let idle = self.list.iter().find(|a| {
-            let arrived = a.cursor <= acked && (a.end_sent.is_none() || ended);
-            let switched = a.retiring == Some(Retiring::Told) && a.switched_in && arrived;
-            // The opener replaced this one without a switch, and the acceptor has followed.
-            let replaced = opener && a.epoch != newest.epoch && a.retiring.is_none() && newest.confirmed;
-            switched || replaced
+        let idle = self.list.iter().filter(|a| a.epoch != newest.epoch).find(|a| match opener {
+            true => a.told == 2 || a.covered && newest.confirmed,
+            false => a.told == 1 && a.heard == 2,
         });
         let oldest = self.list.first().filter(|_| self.list.len() > MAX_ATTACHMENTS);
         idle.or(oldest).map(|a| a.epoch)
+    }
+}
+
+impl Attachment {
+    /// Takes note of a `Switch` that came in.
+    pub(super) fn hear(&mut self) {
+        self.heard = self.heard.saturating_add(1);
+    }
+
+    /// True if a `Switch` is to be sent; counts it as sent.
+    pub(super) fn tell(&mut self, opener: bool) -> bool {
+        let due = match (opener, self.told) {
+            (true, 0) => true,
+            (true, 1) | (false, 0) => self.heard > 0,
+            _ => false,
+        };
+        let tells = self.retiring && due;
+        self.told += u8::from(tells);
+        tells
     }
 }

@@ -11,14 +11,14 @@
 //!
 //! ```text
 //!            attach(Resend)                          attach(Switch) on a healthy link
-//!  orphaned ────────────────▶ current ─────────────────────────────▶ retiring: sends Switch, reads on
-//!     ▲                          │                                        │ the peer's Switch is in, too
+//!  orphaned ────────────────▶ current ─────────────────────────────▶ retiring: Switch, Switch, Switch
+//!     ▲                          │                                        │
 //!     └──────── handle_lost ─────┘                                        ▼
 //!                                                                      detached
 //! ```
 //! Only the opener of a stream attaches it; the acceptor follows. After `Resend` both ends send again from what
 //! the other says it has received; after `Switch` they go on where they are. If a retiring link dies after all,
-//! what it carried is sent again from the last acknowledgement.
+//! what it carried is sent again from the last acknowledgement; see [`super::attachment`].
 //!
 //! # The end
 //! Who is told that all is acknowledged cannot tell the other that it knows. Only the opener can come back to
@@ -26,7 +26,7 @@
 //! [`Frame::Unknown`], which the opener waits for. If that is lost, the opener attaches the stream once more and
 //! is answered with the acceptor's [epitaph](put_epitaph).
 
-use super::attachment::{Attachments, Greeting, Retiring};
+use super::attachment::{Attachments, Greeting};
 use super::budget::Budget;
 use super::recv::{Next, RecvHalf, Violation};
 use super::send::{End, Piece, SendHalf};
@@ -293,7 +293,7 @@ impl Stream {
             }
             Frame::Reset { offset, code } => self.handle_reset(offset, code, now),
             Frame::Switch { .. } => {
-                attachment.switched_in = true;
+                attachment.hear();
                 Ok(())
             }
             Frame::Unknown if self.opener => {
@@ -310,7 +310,7 @@ impl Stream {
 
     /// The multiplexed stream of an attachment ended, or its link died.
     pub fn handle_lost(&mut self, epoch: u32) {
-        self.attachments.remove(epoch, self.send.acked());
+        self.attachments.remove(epoch, self.opener, self.send.acked());
     }
 
     /// True if the opener should attach the stream to a link: it has no current attachment.
@@ -320,7 +320,7 @@ impl Stream {
 
     /// An attachment with which the caller can close the multiplexed stream: nothing more crosses it.
     pub fn poll_detached(&mut self) -> Option<u32> {
-        let epoch = self.attachments.idle(self.opener, self.send.acked(), self.send.is_done())?;
+        let epoch = self.attachments.idle(self.opener)?;
         self.handle_lost(epoch);
         Some(epoch)
     }
@@ -333,11 +333,8 @@ impl Stream {
             return Some(self.greet(epoch, greeting));
         }
         if current != Some(epoch) {
-            if attachment.retiring == Some(Retiring::Owed) {
-                attachment.retiring = Some(Retiring::Told);
-                return Some(Transmit::Frame(Frame::Switch { offset: attachment.cursor }));
-            }
-            return None;
+            let tells = attachment.tell(self.opener);
+            return tells.then_some(Transmit::Frame(Frame::Switch { offset: attachment.cursor }));
         }
         attachment.cursor = attachment.cursor.max(self.send.acked());
         let piece = self.send.piece(attachment.cursor);

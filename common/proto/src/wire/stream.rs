@@ -84,7 +84,8 @@ pub enum Frame {
         /// Why.
         code: ResetCode,
     },
-    /// Bytes from this offset on come over a newer attachment; nothing follows on this one.
+    /// Bytes from this offset on come over a newer attachment: the sender sends nothing more on this one, except to
+    /// answer the peer's own `Switch`.
     Switch {
         /// The offset.
         offset: u64,

@@ -116,7 +116,7 @@ impl App {
             stream.abort(code, now);
             self.abort = Some(Abort { code, at: now, left: stream.progress().0 });
             self.target = self.written;
-            if !self.reset_seen && !stream.is_closed() && stream.progress().0 > sent {
+            if stream.held().0 > 0 && stream.progress().0 > sent {
                 return Err(format!("an abort lets {} bytes through, {sent} had left", stream.progress().0));
             }
         }

@@ -188,9 +188,10 @@ impl World {
         let pair = self.choices.below(self.pairs.len());
         let [opener, acceptor] = &self.pairs[pair];
         let attached = opener.stream.as_ref().is_some_and(|stream| stream.current().is_some());
-        // Beyond a few at once, attachments are given up before they have served.
-        let many = opener.muxes.len().max(acceptor.muxes.len()) >= MAX_ATTACHMENTS;
-        if attached && !(self.calm && many) {
+        // An attachment that is overtaken by the next is refused, and beyond a few at once they are given up.
+        let hasty = acceptor.attached < opener.attached
+            || opener.muxes.len().max(acceptor.muxes.len()) >= MAX_ATTACHMENTS;
+        if attached && !(self.calm && hasty) {
             self.attach(pair, AttachMode::Switch);
         }
         self.attend(pair, 0)
@@ -237,7 +238,7 @@ impl World {
         trace!(self, "{pair}.{side} loses {}", self.name(mux));
         let abrupt = self.choices.once_in(2);
         self.net.close(mux, side, abrupt);
-        self.pairs[pair][side].handle_lost(mux, self.calm);
+        self.lose(pair, side, mux);
         self.attend(pair, side)
     }
 
@@ -271,11 +272,17 @@ impl World {
         outcome.map_err(|fault| format!("{pair}.{side}: {fault}"))
     }
 
+    fn lose(&mut self, pair: usize, side: Side, mux: MuxId) {
+        // An end that has closed leaves all attachments at once.
+        let expected = self.calm && self.pairs[pair][1 - side].epitaph.is_none();
+        self.pairs[pair][side].handle_lost(mux, expected);
+    }
+
     fn forsake(&mut self, link: LinkId, side: Side) -> Result<(), String> {
         trace!(self, "side {side} gives link {link} up");
         for mux in self.net.forsake(link, side) {
             let pair = self.net.muxes[mux].pair;
-            self.pairs[pair][side].handle_lost(mux, self.calm);
+            self.lose(pair, side, mux);
             self.attend(pair, side)?;
         }
         Ok(())
@@ -290,7 +297,7 @@ impl World {
                 trace!(self, "the end of {} reaches side {side}", self.name(mux));
                 self.net.close(mux, side, false);
                 let pair = self.net.muxes[mux].pair;
-                self.pairs[pair][side].handle_lost(mux, self.calm);
+                self.lose(pair, side, mux);
                 self.attend(pair, side)
             }
             Some(Arrival::Bytes(mux, bytes)) => {
