@@ -6,12 +6,17 @@
 
 mod sim;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use sim::choices::Choices;
 use sim::{Outcome, run};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+use tun_proto::session::budget::Budget;
+use tun_proto::session::stream::{Stream, Transmit};
+use tun_proto::wire::login::Id;
+use tun_proto::wire::stream::AttachMode;
 
 /// Schedules tried unless the environment says otherwise.
 const SCHEDULES: u64 = 100_000;
@@ -57,6 +62,25 @@ proptest! {
         let outcome = run(Choices::taped(tape), start(), false);
         prop_assert!(outcome.fault.is_none(), "{}", outcome.fault.unwrap_or_default());
     }
+}
+
+#[test]
+fn a_switch_from_an_attachment_that_is_lost_is_announced_as_a_new_start() {
+    let mode = |before: &[u32], after: &[u32]| {
+        let mut stream = Stream::open(Id([1; 16]), Bytes::from_static(b"meta"), Budget::new(0));
+        let old = stream.attach(AttachMode::Resend);
+        before.iter().for_each(|&epoch| stream.handle_lost(epoch));
+        let new = stream.attach(AttachMode::Switch);
+        after.iter().for_each(|&epoch| stream.handle_lost(epoch));
+        assert_eq!((old, new), (0, 1));
+        match stream.poll_transmit(new, start()) {
+            Some(Transmit::Attach(attach)) => attach.mode,
+            other => unreachable!("{other:?}"),
+        }
+    };
+    assert_eq!(mode(&[], &[]), AttachMode::Switch);
+    assert_eq!(mode(&[0], &[]), AttachMode::Resend);
+    assert_eq!(mode(&[], &[0]), AttachMode::Resend);
 }
 
 /// Fails if the run did: with the trace of the shortest schedule that can be found to fail alike.

@@ -112,14 +112,18 @@ impl Attachments {
         let Some(index) = self.list.iter().position(|a| a.epoch == epoch) else { return };
         let lost = self.list.remove(index);
         let arrived = lost.heard >= if opener { 1 } else { 2 };
-        let unacknowledged = lost.cursor > acked || lost.end_sent.is_some();
-        if self.current().is_none() || lost.covered || arrived || !unacknowledged {
+        if self.current().is_none() || lost.covered || arrived {
             return;
         }
         // What a retiring link carried and nobody acknowledged goes out again over the current one.
-        if let Some(current) = self.list.last_mut() {
-            current.cursor = current.cursor.min(acked);
-            current.end_sent = None;
+        let Some(current) = self.list.last_mut() else { return };
+        current.cursor = current.cursor.min(acked);
+        current.end_sent = None;
+        // If that is not announced yet, the peer need not wait to find out that it should do the same.
+        if let Some(greeting @ Greeting::Attach(AttachMode::Switch)) = &mut current.greeting {
+            *greeting = Greeting::Attach(AttachMode::Resend);
+            let others = self.list.len() - 1;
+            self.list[..others].iter_mut().for_each(|a| a.covered = true);
         }
     }
 

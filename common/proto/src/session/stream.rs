@@ -240,7 +240,10 @@ impl Stream {
     // --- commands and events of the links ---
 
     /// Attaches the stream to another link; only the opener does. Returns the attachment's epoch.
+    ///
+    /// A `Switch` needs a current attachment to switch from; without one it becomes a `Resend`.
     pub fn attach(&mut self, mode: AttachMode) -> u32 {
+        let mode = if self.current().is_some() { mode } else { AttachMode::Resend };
         let epoch = self.attachments.next_epoch();
         let acked = self.send.acked();
         self.add_attachment(epoch, mode, acked, Greeting::Attach(mode));

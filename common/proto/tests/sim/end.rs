@@ -55,7 +55,8 @@ impl End {
         mode: AttachMode,
         pair: usize,
     ) -> Option<u32> {
-        if mode == AttachMode::Resend {
+        let switches = mode == AttachMode::Switch && self.stream.as_ref()?.current().is_some();
+        if !switches {
             self.allow_repetition();
         }
         let epoch = self.stream.as_mut()?.attach(mode);

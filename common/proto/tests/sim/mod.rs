@@ -191,7 +191,7 @@ impl World {
         // An attachment that is overtaken by the next is refused, and beyond a few at once they are given up.
         let hasty = acceptor.attached < opener.attached
             || opener.muxes.len().max(acceptor.muxes.len()) >= MAX_ATTACHMENTS;
-        if attached && !(self.calm && hasty) {
+        if attached && !hasty || !self.calm {
             self.attach(pair, AttachMode::Switch);
         }
         self.attend(pair, 0)
