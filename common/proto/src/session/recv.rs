@@ -52,7 +52,8 @@ pub struct RecvHalf {
     ready: VecDeque<Bytes>,
     /// Ahead of a gap, by offset; never overlapping each other.
     early: BTreeMap<u64, Bytes>,
-    early_bytes: u64,
+    /// Bytes in `ready` and `early`.
+    held: u64,
     /// Offset behind the last byte received in order.
     received: u64,
     /// Bytes taken by the application; its end counts as one more.
@@ -79,7 +80,7 @@ impl RecvHalf {
 
     /// Bytes held.
     pub fn held(&self) -> u64 {
-        self.ready.iter().map(|bytes| bytes.len() as u64).sum::<u64>() + self.early_bytes
+        self.held
     }
 
     /// True once the peer's end was delivered.
@@ -107,13 +108,19 @@ impl RecvHalf {
         if end <= self.received || self.end_delivered {
             return Ok(());
         }
+        // Tiny pieces cost far more than their bytes; an honest sender has charged itself for that, too.
+        let pieces = (self.ready.len() + self.early.len()) as u64;
+        if self.held + pieces * CHUNK_OVERHEAD > MAX_WINDOW + MAX_DATA as u64 {
+            return Err(Violation("more pieces than the window allows"));
+        }
         if offset <= self.received {
             payload.advance((self.received - offset) as usize);
             self.accept(payload);
             self.drain_early();
-            return Ok(());
+        } else {
+            self.insert_early(offset, payload);
         }
-        self.insert_early(offset, payload)
+        Ok(())
     }
 
     /// The peer's half ends after `offset` bytes.
@@ -163,6 +170,7 @@ impl RecvHalf {
                 self.ready = VecDeque::new();
             }
         }
+        self.held -= len as u64;
         self.delivered += len as u64;
         if self.ack_at.is_none() {
             self.ack_at = Some(now + ACK_DELAY);
@@ -173,9 +181,7 @@ impl RecvHalf {
     pub fn consume_end(&mut self, now: Instant) {
         let Some(end) = self.end else { return };
         self.end_delivered = true;
-        self.ready = VecDeque::new();
-        self.early = BTreeMap::new();
-        self.early_bytes = 0;
+        self.discard();
         self.received = end.at();
         self.delivered = end.at() + end.weight();
         self.ack_at = Some(now);
@@ -185,7 +191,7 @@ impl RecvHalf {
     pub fn discard(&mut self) {
         self.ready = VecDeque::new();
         self.early = BTreeMap::new();
-        self.early_bytes = 0;
+        self.held = 0;
     }
 
     /// The acknowledgement to send, if it is due at `now` or if something `departs` that it can ride along with.
@@ -241,45 +247,37 @@ impl RecvHalf {
 
     fn accept(&mut self, payload: Bytes) {
         self.received += payload.len() as u64;
+        self.held += payload.len() as u64;
         self.ready.push_back(payload);
     }
 
-    fn insert_early(&mut self, offset: u64, mut payload: Bytes) -> Result<(), Violation> {
+    fn insert_early(&mut self, offset: u64, mut payload: Bytes) {
+        let mut at = offset;
         if let Some((&before, bytes)) = self.early.range(..=offset).next_back() {
             let covered = (before + bytes.len() as u64).saturating_sub(offset) as usize;
             if covered >= payload.len() {
-                return Ok(());
+                return;
             }
             payload.advance(covered);
-            return self.insert_early_disjoint(offset + covered as u64, payload);
+            at += covered as u64;
         }
-        self.insert_early_disjoint(offset, payload)
-    }
-
-    /// Inserts a payload that no earlier one covers at its front; later ones that it covers are replaced.
-    fn insert_early_disjoint(&mut self, offset: u64, mut payload: Bytes) -> Result<(), Violation> {
-        while let Some((&after, bytes)) = self.early.range(offset..).next() {
-            let end = offset + payload.len() as u64;
+        // Nothing covers the payload at its front; what it covers itself is replaced.
+        while let Some((&after, bytes)) = self.early.range(at..).next() {
+            let end = at + payload.len() as u64;
             if after >= end {
                 break;
             }
             if after + bytes.len() as u64 > end {
-                payload.truncate((after - offset) as usize);
+                payload.truncate((after - at) as usize);
                 break;
             }
-            self.early_bytes -= bytes.len() as u64;
+            self.held -= bytes.len() as u64;
             self.early.remove(&after);
         }
-        if payload.is_empty() {
-            return Ok(());
+        if !payload.is_empty() {
+            self.held += payload.len() as u64;
+            self.early.insert(at, payload);
         }
-        // Many tiny pieces ahead of a gap would cost far more than their bytes.
-        if self.early.len() as u64 * CHUNK_OVERHEAD > MAX_WINDOW {
-            return Err(Violation("too many gaps"));
-        }
-        self.early_bytes += payload.len() as u64;
-        self.early.insert(offset, payload);
-        Ok(())
     }
 
     fn drain_early(&mut self) {
@@ -289,7 +287,7 @@ impl RecvHalf {
                 return;
             }
             let mut payload = entry.remove();
-            self.early_bytes -= payload.len() as u64;
+            self.held -= payload.len() as u64;
             let known = (self.received - offset) as usize;
             if known < payload.len() {
                 payload.advance(known);
