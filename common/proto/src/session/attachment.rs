@@ -8,7 +8,7 @@
 //! ```text
 //! opener ── Switch ──▶ acceptor      once it has attached the stream elsewhere
 //! opener ◀── Switch ── acceptor      once it has seen that attachment and the first frame
-//! opener ── Switch ──▶ acceptor      and both close
+//! opener ── Switch ──▶ acceptor      and closes
 //! ```
 //! An end that hears less than its share of these when the attachment is lost has to send again over the current
 //! one what it sent there. No acknowledgement is waited for: those depend on the applications.
@@ -130,10 +130,11 @@ impl Attachments {
     /// An attachment that nothing crosses any more, of which there is no need.
     pub(super) fn idle(&self, opener: bool) -> Option<u32> {
         let newest = self.list.last()?;
-        let idle = self.list.iter().filter(|a| a.epoch != newest.epoch).find(|a| match opener {
-            true => a.told == 2 || a.covered && newest.confirmed,
-            false => a.told == 1 && a.heard == 2,
-        });
+        // The acceptor hears of it when the opener closes one.
+        let idle = self
+            .list
+            .iter()
+            .find(|a| opener && a.epoch != newest.epoch && (a.told == 2 || a.covered && newest.confirmed));
         let oldest = self.list.first().filter(|_| self.list.len() > MAX_ATTACHMENTS);
         idle.or(oldest).map(|a| a.epoch)
     }

@@ -51,6 +51,8 @@ pub(crate) struct World {
     pairs: Vec<[End; 2]>,
     budgets: [Arc<Budget>; 2],
     caps: [u64; 2],
+    /// A link that goes deaf in a direction after so many events.
+    doomed: Option<(LinkId, Side, usize)>,
     /// Nothing is ever lost: streams only switch from one healthy link to another.
     calm: bool,
     /// The network is at peace.
@@ -79,6 +81,7 @@ impl World {
             pairs,
             budgets,
             caps,
+            doomed: None,
             calm: false,
             peace: false,
         }
@@ -103,6 +106,13 @@ impl World {
             }
             let event = EVENTS[self.choices.weighted(&weights)].0;
             event(self)?;
+            match self.doomed.take() {
+                Some((link, from, 0)) => {
+                    trace!(self, "link {link} loses all from {from}");
+                    self.net.cut(link, from);
+                }
+                doomed => self.doomed = doomed.map(|(link, from, left)| (link, from, left - 1)),
+            }
         }
         self.make_peace()
     }
@@ -192,7 +202,15 @@ impl World {
         let hasty = acceptor.attached < opener.attached
             || opener.muxes.len().max(acceptor.muxes.len()) >= MAX_ATTACHMENTS;
         if attached && !hasty || !self.calm {
+            let before = opener.muxes.last().map(|&(_, mux)| self.net.muxes[mux].link);
             self.attach(pair, AttachMode::Switch);
+            // The handshake of a switch is short, so that a link seldom dies in it by chance.
+            if !self.calm
+                && let Some(link) = before
+                && self.choices.once_in(3)
+            {
+                self.doomed = Some((link, self.choices.below(2), self.choices.below(40)));
+            }
         }
         self.attend(pair, 0)
     }
