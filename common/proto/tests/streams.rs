@@ -6,17 +6,19 @@
 
 mod sim;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use sim::choices::Choices;
 use sim::{Outcome, run};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
+use tun_proto::limits::DATA_HEADROOM;
 use tun_proto::session::budget::Budget;
+use tun_proto::session::recv::Next;
 use tun_proto::session::stream::{Stream, Transmit};
 use tun_proto::wire::login::Id;
-use tun_proto::wire::stream::AttachMode;
+use tun_proto::wire::stream::{Attach, AttachMode, Frame, ResetCode};
 
 /// Schedules tried unless the environment says otherwise.
 const SCHEDULES: u64 = 100_000;
@@ -81,6 +83,31 @@ fn a_switch_from_an_attachment_that_is_lost_is_announced_as_a_new_start() {
     assert_eq!(mode(&[], &[]), AttachMode::Switch);
     assert_eq!(mode(&[0], &[]), AttachMode::Resend);
     assert_eq!(mode(&[], &[0]), AttachMode::Resend);
+}
+
+#[test]
+fn a_failure_is_delivered_once_and_leaves_nothing_behind() {
+    let now = start();
+    for (aborted, told) in [(false, true), (true, false)] {
+        let budget = Budget::new(1 << 20);
+        let mut stream = Stream::accept(Id([1; 16]), budget.clone());
+        let (epoch, mode, meta) = (0, AttachMode::Resend, Bytes::new());
+        let attach = Attach { stream: Id([1; 16]), epoch, mode, received: 0, meta };
+        stream.handle_attach(&attach, now).unwrap();
+        stream.push(BytesMut::zeroed(DATA_HEADROOM + 10));
+        stream.handle_frame(0, Frame::Data { offset: 0, payload: Bytes::from_static(b"x") }, now).unwrap();
+        stream.handle_frame(0, Frame::Reset { offset: 2, code: ResetCode::Aborted }, now).unwrap();
+        if aborted {
+            stream.abort(ResetCode::Aborted, now);
+        }
+        stream.fail(ResetCode::SessionOver);
+        assert_eq!(stream.next(now), told.then_some(Next::Reset(ResetCode::SessionOver)));
+        stream.consume_end(now);
+        assert_eq!(stream.next(now), None);
+        assert!(stream.is_closed() && stream.epitaph().is_none());
+        assert_eq!((stream.held(), stream.room(), stream.poll_timeout()), ((0, 0), 0, None));
+        assert_eq!(budget.used(), 0);
+    }
 }
 
 /// Fails if the run did: with the trace of the shortest schedule that can be found to fail alike.

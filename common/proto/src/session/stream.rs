@@ -53,6 +53,8 @@ pub struct Stream {
     reset_due: Option<Instant>,
     /// The stream failed on this side; no peer needs to be told.
     failed: Option<ResetCode>,
+    /// The application has yet to be told.
+    failure_due: bool,
     /// The acceptor has closed, and both ends know.
     parted: bool,
 }
@@ -110,6 +112,7 @@ impl Stream {
             transmitted: 0,
             reset_due: None,
             failed: None,
+            failure_due: false,
             parted: false,
         }
     }
@@ -206,7 +209,9 @@ impl Stream {
 
     /// Ends the stream on this side only: there is no peer any more, or it broke the rules.
     pub fn fail(&mut self, code: ResetCode) {
+        self.failure_due |= self.failed.is_none() && !self.is_application_gone();
         self.failed.get_or_insert(code);
+        self.reset_due = None;
         self.send.abandon();
         self.recv.discard();
         self.attachments = Attachments::default();
@@ -215,7 +220,7 @@ impl Stream {
     /// What the application gets next.
     pub fn next(&self, now: Instant) -> Option<Next<'_>> {
         if let Some(code) = self.failed {
-            return Some(Next::Reset(code));
+            return self.failure_due.then_some(Next::Reset(code));
         }
         if self.is_aborted() {
             return None;
@@ -235,6 +240,7 @@ impl Stream {
     pub fn consume_end(&mut self, now: Instant) {
         self.recv.consume_end(now);
         self.reset_due = None;
+        self.failure_due = false;
     }
 
     // --- commands and events of the links ---
@@ -379,6 +385,11 @@ impl Stream {
 
     // --- internals ---
 
+    /// True for an application that has ended its half and got the peer's end, or has aborted.
+    fn is_application_gone(&self) -> bool {
+        self.is_aborted() || self.is_ended() && self.recv.is_done()
+    }
+
     fn is_aborted(&self) -> bool {
         matches!(self.send.ending(), Some(End::Reset(_)))
     }
@@ -446,8 +457,7 @@ impl Stream {
     }
 
     fn handle_reset(&mut self, offset: u64, code: ResetCode, now: Instant) -> Result<(), Violation> {
-        // An application that has ended its half and got the peer's end, or has aborted, is gone.
-        let gone = self.is_aborted() || self.is_ended() && self.recv.is_done();
+        let gone = self.is_application_gone();
         self.recv.handle_reset(offset, code)?;
         self.send.abandon();
         if gone {
