@@ -73,7 +73,8 @@ impl Log {
         self.nth_where(text, count, |line| line.contains(text)).await
     }
 
-    /// Waits for the `count`-th line that `matches`; `what` names it when it does not come.
+    /// Waits for the `count`-th line that `matches`; `what` names it when it does not come. The log itself is shown
+    /// by the program that it belongs to, when the failing test lets go of it.
     pub async fn nth_where(&self, what: &str, count: usize, matches: impl Fn(&str) -> bool) -> Line {
         let deadline = tokio::time::Instant::now() + patience();
         let mut changes = self.shared.open.subscribe();
@@ -82,9 +83,9 @@ impl Log {
             if let Some(line) = self.lines().into_iter().filter(|line| matches(&line.text)).nth(count - 1) {
                 return line;
             }
-            assert!(open, "{} ended without the line {what:?} ({count})\n{}", self.label, self.tail());
+            assert!(open, "{} ended without the line {what:?} ({count})", self.label);
             let waited = tokio::time::timeout_at(deadline, changes.changed()).await;
-            assert!(waited.is_ok(), "{} did not say {what:?} ({count}) in time\n{}", self.label, self.tail());
+            assert!(waited.is_ok(), "{} did not say {what:?} ({count}) in time", self.label);
         }
     }
 

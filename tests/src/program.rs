@@ -238,7 +238,7 @@ impl Program {
     /// Waits until it has ended.
     pub async fn exit(&self) -> Exit {
         let mut exit = self.exit.clone();
-        let what = format!("the end of {}", self.log.tail());
+        let what = format!("the end of process {}", self.pid());
         let exit = soon(&what, exit.wait_for(Option::is_some)).await.expect("the reaper reports");
         exit.expect("it was waited for")
     }
