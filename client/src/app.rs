@@ -23,6 +23,9 @@ pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Pause after a refusal that only a person can mend.
 const REFUSED_PAUSE: Duration = Duration::from_secs(20);
 
+/// How long tasks may take to end once they are told to.
+const LAST_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Attempts between two lines of the log that say the same.
 const REPEAT_EVERY: u32 = 30;
 
@@ -51,7 +54,7 @@ pub(crate) async fn run(config: &ClientConfig) -> Result<(), Exit> {
     }
     let client = Client { backends: Arc::new(Backends::new(&settings.proxies)), settings, tasks, shutdown };
     let result = client.run().await;
-    client.tasks.stop();
+    client.tasks.shut_down(LAST_DEADLINE).await;
     if result.is_ok() {
         tracing::info!("stopped");
     }

@@ -1,7 +1,7 @@
 //! Who owns which task.
 //!
 //! Every task of the programs is spawned through [`Tasks`], which is owned by whoever must wait for it: the program,
-//! a session, a link. Stopping an owner stops what it owns; waiting for an owner waits for all of it.
+//! a session, a link. Stopping a group stops the groups below it; the program waits for all of them at its end.
 
 use std::future::Future;
 use std::time::Duration;
@@ -13,6 +13,8 @@ use tokio_util::task::TaskTracker;
 pub struct Tasks {
     stop: CancellationToken,
     tracker: TaskTracker,
+    /// Of the whole tree of groups.
+    all: TaskTracker,
 }
 
 impl Default for Tasks {
@@ -24,18 +26,18 @@ impl Default for Tasks {
 impl Tasks {
     /// An empty group.
     pub fn new() -> Self {
-        Tasks { stop: CancellationToken::new(), tracker: TaskTracker::new() }
+        Tasks { stop: CancellationToken::new(), tracker: TaskTracker::new(), all: TaskTracker::new() }
     }
 
     /// A group whose tasks stop with this one's, and may stop earlier.
     pub fn child(&self) -> Self {
-        Tasks { stop: self.stop.child_token(), tracker: TaskTracker::new() }
+        Tasks { stop: self.stop.child_token(), tracker: TaskTracker::new(), all: self.all.clone() }
     }
 
     /// Runs `task` until it ends or the group is stopped.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
-        self.tracker.spawn(async move {
+        self.spawn_to_end(async move {
             stop.run_until_cancelled_owned(task).await;
         });
     }
@@ -43,7 +45,11 @@ impl Tasks {
     /// Runs `task` until it ends, whatever happens to the group: for tasks that have their own way of being told,
     /// and something to finish.
     pub fn spawn_to_end(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tracker.spawn(task);
+        let counted = self.all.token();
+        self.tracker.spawn(async move {
+            task.await;
+            drop(counted);
+        });
     }
 
     /// Asks all tasks to stop.
@@ -61,28 +67,50 @@ impl Tasks {
         self.stop.is_cancelled()
     }
 
-    /// Tasks that have not ended.
-    pub fn len(&self) -> usize {
-        self.tracker.len()
-    }
-
-    /// True if all tasks have ended.
-    pub fn is_empty(&self) -> bool {
-        self.tracker.is_empty()
-    }
-
-    /// Waits until all tasks have ended, at most for `deadline`; returns whether they have. Cancellation safe.
+    /// Waits until all tasks of this group have ended, at most for `deadline`; returns whether they have.
+    /// Cancellation safe.
     pub async fn finished(&self, deadline: Duration) -> bool {
-        self.tracker.close();
-        let finished = tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok();
-        self.tracker.reopen();
-        finished
+        wait(&self.tracker, deadline).await
     }
 
-    /// Stops all tasks and waits until they have ended. Cancellation safe.
-    pub async fn shut_down(&self) {
+    /// Stops this group and those below it, and waits until the whole tree has ended, at most for `deadline`; returns
+    /// whether it has. For the root of the tree.
+    pub async fn shut_down(&self, deadline: Duration) -> bool {
         self.stop();
-        self.tracker.close();
-        self.tracker.wait().await;
+        wait(&self.all, deadline).await
+    }
+}
+
+async fn wait(tracker: &TaskTracker, deadline: Duration) -> bool {
+    tracker.close();
+    let finished = tokio::time::timeout(deadline, tracker.wait()).await.is_ok();
+    tracker.reopen();
+    finished
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn stopping_the_root_ends_the_tasks_of_every_group_below() {
+        let root = Tasks::new();
+        let leaf = root.child().child();
+        leaf.spawn(std::future::pending());
+        assert!(!leaf.finished(Duration::ZERO).await);
+        assert!(root.shut_down(Duration::from_secs(5)).await);
+        assert!(leaf.is_stopped());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_has_something_to_finish_is_waited_for() {
+        let root = Tasks::new();
+        let (tell, told) = tokio::sync::oneshot::channel::<()>();
+        root.child().spawn_to_end(async move {
+            let _ = told.await;
+        });
+        assert!(!root.shut_down(Duration::ZERO).await);
+        drop(tell);
+        assert!(root.shut_down(Duration::from_secs(5)).await);
     }
 }

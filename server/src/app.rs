@@ -16,6 +16,9 @@ use tun_proto::registry::Registry;
 /// How long goodbyes may take to reach the clients.
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
 
+/// How long tasks may take to end once they are told to.
+const LAST_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Runs the server until it is told to stop.
 pub(crate) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
     let settings = Arc::new(Settings::new(config)?);
@@ -54,7 +57,10 @@ pub(crate) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
         _ = tokio::time::timeout(GOODBYE_DEADLINE, gone) => {}
         () = shutdown.insisted() => {}
     }
-    tasks.stop();
+    for session in &sessions {
+        session.end("the server was stopped");
+    }
+    tasks.shut_down(LAST_DEADLINE).await;
     tracing::info!("stopped");
     Ok(())
 }
