@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::time::Duration;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// A group of tasks with one owner.
@@ -55,11 +55,6 @@ impl Tasks {
     /// Asks all tasks to stop.
     pub fn stop(&self) {
         self.stop.cancel();
-    }
-
-    /// Resolves when the group was asked to stop. Cancellation safe.
-    pub fn stopped(&self) -> WaitForCancellationFuture<'_> {
-        self.stop.cancelled()
     }
 
     /// True once the group was asked to stop.
