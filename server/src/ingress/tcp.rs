@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -27,6 +28,8 @@ struct Shared {
     session: Mutex<Session>,
     keepalive: Option<Duration>,
     patience: Duration,
+    /// The client has as many streams as it may; said once until it has fewer.
+    full: AtomicBool,
 }
 
 impl TcpIngress {
@@ -41,7 +44,13 @@ impl TcpIngress {
     ) -> io::Result<Self> {
         let listener = tcp::listen(address)?;
         let address = listener.local_addr()?;
-        let shared = Shared { name: name.to_owned(), session: Mutex::new(session), keepalive, patience };
+        let shared = Shared {
+            name: name.to_owned(),
+            session: Mutex::new(session),
+            keepalive,
+            patience,
+            full: AtomicBool::new(false),
+        };
         let ingress = TcpIngress { address, shared: Arc::new(shared), tasks: tasks.child() };
         ingress.serve(listener);
         Ok(ingress)
@@ -90,9 +99,16 @@ impl Shared {
         let meta = StreamMeta::Proxy { name: self.name.clone(), source: visitor.to_string() };
         let meta = Bytes::from(serde_json::to_vec(&meta).unwrap_or_default());
         let Some(pump) = session.open(random::id(), meta, Box::new(stream), Some(self.patience)) else {
-            tracing::warn!("[{}] connection from {visitor} refused: the client has too many", self.name);
+            if !self.full.swap(true, Ordering::Relaxed) {
+                tracing::warn!(
+                    "[{}] connection from {visitor} refused: the client has as many as it may \
+                     (transport.maxStreamsPerClient)",
+                    self.name
+                );
+            }
             return;
         };
+        self.full.store(false, Ordering::Relaxed);
         tracing::debug!("[{}] connection from {visitor}", self.name);
         let name = self.name.clone();
         session.tasks().spawn_to_end(async move {
