@@ -34,12 +34,12 @@ const REPEAT_EVERY: u32 = 30;
 pub(crate) enum Exit {
     /// The first login failed, and `loginFailExit` is on.
     #[error("{0}")]
-    Unreachable(DialError),
+    Unreachable(#[source] DialError),
     /// The server refused the client.
     #[error("{0}")]
-    Refused(DialError),
+    Refused(#[source] DialError),
     /// Something on this side does not work.
-    #[error(transparent)]
+    #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
 }
 

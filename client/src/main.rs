@@ -37,10 +37,13 @@ fn main() -> ExitCode {
 fn run(loaded: &Loaded<ClientConfig>, verbose: bool) -> ExitCode {
     let result = serve(loaded);
     let Err(exit) = result else { return ExitCode::SUCCESS };
-    match &exit {
-        Exit::Failed(error) if verbose => eprintln!("tunc: {error:?}"),
-        Exit::Failed(error) => eprintln!("tunc: {error:#}"),
-        other => eprintln!("tunc: {other}"),
+    eprintln!("tunc: {exit:#}");
+    if verbose {
+        let mut cause = std::error::Error::source(&exit);
+        while let Some(error) = cause {
+            eprintln!("  caused by: {error:?}");
+            cause = error.source();
+        }
     }
     match exit {
         Exit::Refused(_) => ExitCode::from(EXIT_REFUSED),

@@ -44,10 +44,9 @@ fn run(loaded: &Loaded<ServerConfig>, verbose: bool) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            eprintln!("tuns: {error:#}");
             if verbose {
-                eprintln!("tuns: {error:?}");
-            } else {
-                eprintln!("tuns: {error:#}");
+                error.chain().skip(1).for_each(|cause| eprintln!("  caused by: {cause:?}"));
             }
             ExitCode::FAILURE
         }
