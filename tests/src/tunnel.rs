@@ -31,6 +31,15 @@ pub struct Proxy {
     pub remote_port: u16,
 }
 
+/// A running server, and how it was started.
+#[derive(Debug)]
+pub struct Served {
+    /// How it is started.
+    pub launch: Launch,
+    /// The running server.
+    pub server: Program,
+}
+
 /// A running set-up. Everything in it ends when this value goes.
 #[derive(Debug)]
 pub struct Tunnel {
@@ -93,11 +102,17 @@ impl Setup {
         self
     }
 
+    /// Starts the server alone, for tests that bring clients of their own.
+    pub async fn serve(&self) -> Served {
+        let launch = Launch::server().config(&server_config(&self.net, &self.server_lines));
+        let server = launch.start();
+        server.line(&format!("listening on {}", self.net.at(BIND_PORT))).await;
+        Served { launch, server }
+    }
+
     /// Starts everything, and waits until the proxies are public.
     pub async fn start(self) -> Tunnel {
-        let server_launch = Launch::server().config(&server_config(&self.net, &self.server_lines));
-        let server = server_launch.start();
-        server.line(&format!("listening on {}", self.net.at(BIND_PORT))).await;
+        let Served { launch: server_launch, server } = self.serve().await;
         let mut port = BIND_PORT;
         let mut forwarder = None;
         if self.forwarded {
@@ -111,6 +126,11 @@ impl Setup {
             client.line(&format!("[{name}] start proxy success")).await;
         }
         Tunnel { net: self.net, server_launch, client_launch, forwarder, client, server }
+    }
+
+    /// The address that all of it uses.
+    pub fn net(&self) -> &Loopback {
+        &self.net
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -139,6 +140,18 @@ impl Visitor {
     pub fn stream(&mut self) -> &mut TcpStream {
         &mut self.0
     }
+}
+
+/// One visit to a service that is down: the visitor must be sent away within a second.
+pub async fn sent_away(addr: SocketAddr) {
+    let sending_away = async {
+        match TcpStream::connect(addr).await {
+            Ok(stream) => _ = Visitor(stream).end().await,
+            // It can happen before the connection is known here to stand.
+            Err(e) => assert_eq!(e.kind(), io::ErrorKind::ConnectionReset, "nobody accepts at {addr}"),
+        }
+    };
+    within(Duration::from_secs(1), "a visitor of a service that is down is sent away", sending_away).await;
 }
 
 /// One visit to an echo service.

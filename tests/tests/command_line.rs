@@ -135,7 +135,8 @@ async fn a_client_without_a_server_fails_or_waits_as_it_is_told() {
     let patient = client_config(forwarder.addr(), "loginFailExit = false", &[proxy]);
     let client = Launch::client().config(&patient).start();
     forwarder.nth_accepted(3).await;
-    let tunnel = Setup::new(net).start().await;
+    let setup = Setup::new(net);
+    let _served = setup.serve().await;
     client.line("[echo] start proxy success").await;
-    visitor::echo(tunnel.public(REMOTE_PORT)).await;
+    visitor::echo(setup.net().at(REMOTE_PORT)).await;
 }

@@ -46,6 +46,24 @@ async fn a_client_under_light_load_holds_exactly_one_connection() {
 #[tokio::test(flavor = "multi_thread")]
 async fn load_opens_more_connections_and_never_too_many() {
     let (tunnel, _source) = tunnel("transport.maxTunnels = 3").await;
+    let public = tunnel.public(REMOTE_PORT);
+    // Downloads, one after the other in six places, as fast as they go, until it has an effect.
+    let downloading = async {
+        let mut downloads = JoinSet::new();
+        for seed in 0..6 {
+            downloads.spawn(async move {
+                loop {
+                    let (digits, expected) = visitor::download(public, seed, 16 * MIB).await;
+                    assert_eq!(digits, expected);
+                }
+            });
+        }
+        downloads.join_all().await
+    };
+    tokio::select! {
+        _ = downloading => (),
+        _ = tunnel.forwarder().nth_accepted(2) => (),
+    }
     heavy_load(&tunnel).await;
     let opened = tunnel.forwarder().accepted();
     assert!((2..=3).contains(&opened), "{opened} connections were opened");

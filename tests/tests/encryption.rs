@@ -28,11 +28,12 @@ async fn works(net: Loopback, server: &str, client: &str) {
 
 /// Starts a server, and a client that must not get in; returns what the client said.
 async fn refused(net: Loopback, server: &str, client: &str) -> String {
-    let tunnel = Setup::new(net).server(server).start().await;
-    let launch = Launch::client().config(&client_config(tunnel.net.at(BIND_PORT), client, &[]));
+    let setup = Setup::new(net).server(server);
+    let served = setup.serve().await;
+    let launch = Launch::client().config(&client_config(setup.net().at(BIND_PORT), client, &[]));
     let finished = launch.run().await;
     assert!(matches!(finished.exit.code, Some(1 | 3)), "{:?}\n{}", finished.exit, finished.output);
-    assert_eq!(tunnel.server.log().count("logged in"), 0);
+    assert_eq!(served.server.log().count("logged in"), 0);
     finished.output
 }
 
@@ -66,16 +67,20 @@ fn holds(bytes: &[u8], part: &[u8]) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_man_in_the_middle_is_detected_without_any_certificate_configured() {
-    let net = Loopback::claim();
-    let tunnel = Setup::new(net).start().await;
-    let mitm = Mitm::start(tunnel.net.at(FORWARDER_PORT), tunnel.net.at(BIND_PORT)).await;
+    let setup = Setup::new(Loopback::claim());
+    let served = setup.serve().await;
+    let mitm = Mitm::start(setup.net().at(FORWARDER_PORT), setup.net().at(BIND_PORT)).await;
     let launch = Launch::client().config(&client_config(mitm.addr(), "", &[]));
     let finished = launch.run().await;
     assert!(matches!(finished.exit.code, Some(1 | 3)), "{:?}\n{}", finished.exit, finished.output);
-    assert!(finished.output.contains("in the middle"), "the client does not say it:\n{}", finished.output);
+    assert!(
+        finished.output.contains("somebody in between"),
+        "the client does not say it:\n{}",
+        finished.output
+    );
     assert!(!finished.output.contains("login to server success"));
     mitm.nth_ended(1).await;
-    assert_eq!(tunnel.server.log().count("logged in"), 0);
+    assert_eq!(served.server.log().count("logged in"), 0);
     // It did get to see the handshake, and the token was not in it.
     assert!(!mitm.seen().is_empty());
     assert!(!holds(&mitm.seen(), TOKEN.as_bytes()));

@@ -8,6 +8,7 @@ use tun_tests::tunnel::{Proxy, Setup, client_config};
 use tun_tests::visitor::Visitor;
 
 const STANDING_BY: &str = "standing by";
+const LOGGED_IN: &str = "logged in from";
 const PUBLIC: &str = "[name] start proxy success";
 
 /// Heartbeats are sent every second here, and make the window in which nothing may change.
@@ -35,8 +36,9 @@ async fn twins_do_not_evict_each_other_and_one_takes_over_when_the_other_dies() 
     let net = Loopback::claim();
     let first_service = Service::named(net.at(SERVICE_PORT), "first").await;
     let second_service = Service::named(net.at(SERVICE_PORT + 1), "second").await;
-    let tunnel = Setup::new(net).start().await;
-    let net = &tunnel.net;
+    let setup = Setup::new(net);
+    let served = setup.serve().await;
+    let net = setup.net();
 
     let first = twin(net, "tunc first", &first_service).start();
     first.line(PUBLIC).await;
@@ -54,14 +56,14 @@ async fn twins_do_not_evict_each_other_and_one_takes_over_when_the_other_dies() 
     };
     winner.line(PUBLIC).await;
 
-    let logins = tunnel.server.log().count("logged in");
+    let logins = served.server.log().count(LOGGED_IN);
     for _ in 0..5 {
         heartbeats(&winner, 2).await;
         for _ in 0..20 {
             assert_eq!(name_behind(net).await, its_name);
         }
     }
-    assert_eq!(tunnel.server.log().count("logged in"), logins, "a twin logged in again");
+    assert_eq!(served.server.log().count(LOGGED_IN), logins, "a twin logged in again");
     assert_eq!(winner.log().count(STANDING_BY), 0);
     assert_eq!(loser.log().count(STANDING_BY), 1, "it is said once");
 
@@ -75,21 +77,23 @@ async fn twins_do_not_evict_each_other_and_one_takes_over_when_the_other_dies() 
 async fn clients_with_different_identities_do_not_disturb_each_other() {
     let net = Loopback::claim();
     let service = Service::named(net.at(SERVICE_PORT), "service").await;
-    let tunnel = Setup::new(net).start().await;
+    let setup = Setup::new(net);
+    let served = setup.serve().await;
+    let net = setup.net();
     let mut clients = Vec::new();
     for n in 0..5 {
         let proxy = Proxy { name: format!("p{n}"), local: service.addr(), remote_port: REMOTE_PORT + n };
         let lines = format!("clientID = \"host-{n}\"");
         let launch = Launch::client().labelled(&format!("tunc {n}"));
-        let client = launch.config(&client_config(tunnel.net.at(BIND_PORT), &lines, &[proxy])).start();
+        let client = launch.config(&client_config(net.at(BIND_PORT), &lines, &[proxy])).start();
         client.line("start proxy success").await;
         clients.push(client);
     }
     for n in 0..5 {
-        let mut visitor = Visitor::connect(tunnel.public(REMOTE_PORT + n)).await;
+        let mut visitor = Visitor::connect(net.at(REMOTE_PORT + n)).await;
         visitor.finish().await;
         assert_eq!(visitor.receive_text().await, "service");
     }
     assert!(clients.iter().all(|client| client.log().count(STANDING_BY) == 0));
-    assert_eq!(tunnel.server.log().count("logged in"), 5);
+    assert_eq!(served.server.log().count(LOGGED_IN), 5);
 }

@@ -47,7 +47,7 @@ async fn drains(which: Which, ask: impl Fn(&Program)) {
     let (tunnel, _source, visitor) = downloading("transport.drainTimeout = 30").await;
     let program = which.of(&tunnel);
     ask(program);
-    program.line("stopping, draining for up to 30s").await;
+    program.line("stopping, draining for up to 30").await;
     let public = tunnel.public(REMOTE_PORT);
     eventually("no new visitors are let in", || async move {
         let Ok(mut stream) = tokio::net::TcpStream::connect(public).await else { return Some(()) };
@@ -60,7 +60,7 @@ async fn drains(which: Which, ask: impl Fn(&Program)) {
     .await;
     finish(visitor).await;
     assert_eq!(program.exit().await.code, Some(0), "{}", program.log().tail());
-    assert_eq!(program.log().count("stopped"), 1);
+    assert_eq!(program.log().count(": stopped"), 1);
 }
 
 /// Reads the rest of a download that [`downloading`] began.
@@ -94,7 +94,7 @@ async fn ends_at_its_deadline(which: Which) {
     let (tunnel, _source, _stuck) = downloading("transport.drainTimeout = 1").await;
     let program = which.of(&tunnel);
     program.terminate();
-    let asked = program.line("stopping, draining for up to 1s").await.at;
+    let asked = program.line("stopping, draining for up to 1").await.at;
     let exit = program.exit().await;
     assert_eq!(exit.code, Some(0), "{}", program.log().tail());
     let took = exit.at - asked;
@@ -116,7 +116,7 @@ async fn second_signal_ends_at_once(which: Which) {
     let (tunnel, _source, _stuck) = downloading("").await;
     let program = which.of(&tunnel);
     program.terminate();
-    let asked = program.line("stopping, draining for up to 10s").await.at;
+    let asked = program.line("stopping, draining for up to 10").await.at;
     program.terminate();
     let took = program.exit().await.at - asked;
     assert!(took <= Duration::from_secs(2), "it took {took:?}");
