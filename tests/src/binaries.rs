@@ -37,7 +37,9 @@ pub fn build(release: bool) -> BTreeMap<String, PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        .args(["build", "--quiet", "--package", "tuns", "--package", "tunc"])
+        // With a test among the targets and all packages selected, features are resolved as for `cargo test
+        // --workspace`, and nothing is built a second time.
+        .args(["build", "--quiet", "--workspace", "--bin", "tuns", "--bin", "tunc", "--test", "harness"])
         .args(["--message-format", "json-render-diagnostics"])
         .args(release.then_some("--release"))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))

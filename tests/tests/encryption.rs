@@ -74,7 +74,7 @@ async fn a_man_in_the_middle_is_detected_without_any_certificate_configured() {
     let finished = launch.run().await;
     assert!(matches!(finished.exit.code, Some(1 | 3)), "{:?}\n{}", finished.exit, finished.output);
     assert!(
-        finished.output.contains("somebody in between"),
+        finished.output.contains("somebody in the middle"),
         "the client does not say it:\n{}",
         finished.output
     );

@@ -137,9 +137,20 @@ impl Driver {
     }
 }
 
+/// What happened, in words for the log.
 fn describe(error: &yamux::ConnectionError) -> String {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return match error.kind() {
+                io::ErrorKind::UnexpectedEof => "the connection was cut".into(),
+                io::ErrorKind::ConnectionReset => "the connection was reset".into(),
+                _ => error.to_string(),
+            };
+        }
+        cause = error.source();
+    }
     match error {
-        yamux::ConnectionError::Io(error) => error.to_string(),
         yamux::ConnectionError::Closed => "the peer closed the connection".into(),
         other => other.to_string(),
     }

@@ -208,9 +208,12 @@ impl ServerLogin {
                         self.state = ServerState::Preface;
                         return Ok(None);
                     }
-                    // Our own version tells a peer of another one what to do.
-                    self.out.extend_from_slice(&preface::ours());
-                    take_preface(input)?;
+                    let checked = take_preface(input);
+                    // Our own version tells a peer of another one what to do; a stranger would not understand it.
+                    if !matches!(checked, Err(PrefaceError::NotTun { .. })) {
+                        self.out.extend_from_slice(&preface::ours());
+                    }
+                    checked?;
                     self.state = ServerState::Hello;
                 }
                 ServerState::Hello => {
