@@ -18,7 +18,7 @@
 //! ```
 //! Only the opener of a stream attaches it; the acceptor follows. After `Resend` both ends send again from what
 //! the other says it has received; after `Switch` they go on where they are. If a retiring link dies after all,
-//! what it carried is sent again from the last acknowledgement; see [`super::attachment`].
+//! what it carried is sent again from the last acknowledgement.
 //!
 //! # The end
 //! Who is told that all is acknowledged cannot tell the other that it knows. Only the opener can come back to
@@ -377,7 +377,7 @@ impl Stream {
         }))
     }
 
-    /// When [`Stream::handle_timeout`] wants to be called, at the latest.
+    /// When [`Stream::next`] and [`Stream::poll_transmit`] may have something new to say, though nothing happens.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let ack = self.current().and(self.recv.ack_deadline());
         [ack, self.reset_due].into_iter().flatten().min()
