@@ -107,6 +107,10 @@ fn a_failure_is_delivered_once_and_leaves_nothing_behind() {
         assert!(stream.is_closed() && stream.epitaph().is_none());
         assert_eq!((stream.held(), stream.room(), stream.poll_timeout()), ((0, 0), 0, None));
         assert_eq!(budget.used(), 0);
+        // Should the opener come back before the stream is dropped, it is told.
+        stream.handle_attach(&Attach { epoch: 1, ..attach }, now).unwrap();
+        let sent: Vec<_> = std::iter::from_fn(|| stream.poll_transmit(1, now)).collect();
+        assert_eq!(sent.last(), Some(&Transmit::Frame(Frame::Unknown)));
     }
 }
 

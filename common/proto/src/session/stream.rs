@@ -269,6 +269,8 @@ impl Stream {
         }
         self.check_received(attach.received)?;
         self.add_attachment(attach.epoch, attach.mode, attach.received, Greeting::Attached);
+        // An opener that comes back has not heard that the acceptor took leave.
+        self.parted = false;
         self.recv.repeat_ack(now);
         Ok(attach.epoch)
     }
@@ -401,7 +403,8 @@ impl Stream {
 
     /// The acceptor's last frame.
     fn part(&mut self) -> Option<Transmit> {
-        let parts = !self.opener && !self.parted && self.is_over() && !self.recv.owes_ack();
+        let over = self.failed.is_some() || self.is_over() && !self.recv.owes_ack();
+        let parts = !self.opener && !self.parted && over;
         self.parted |= parts;
         parts.then_some(Transmit::Frame(Frame::Unknown))
     }

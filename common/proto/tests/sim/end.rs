@@ -25,6 +25,8 @@ pub(crate) struct End {
     pub(crate) muxes: Vec<(u32, MuxId)>,
     /// Number of attachments made so far.
     pub(crate) attached: u32,
+    /// The driver of this acceptor, once closed, waits for something else before it lets its stream go.
+    stuck: Option<bool>,
     /// What the stream may send again, and what it did send.
     traffic: Traffic,
 }
@@ -44,7 +46,16 @@ struct Traffic {
 
 impl End {
     pub(crate) fn new(side: Side, stream: Option<Stream>, app: App) -> Self {
-        End { side, stream, epitaph: None, app, muxes: Vec::new(), attached: 0, traffic: Traffic::default() }
+        End {
+            side,
+            stream,
+            epitaph: None,
+            app,
+            muxes: Vec::new(),
+            attached: 0,
+            stuck: None,
+            traffic: Traffic::default(),
+        }
     }
 
     /// The opener attaches its stream to a link.
@@ -171,9 +182,12 @@ impl End {
             if !self.app.has_seen_the_end() {
                 return Err("closed before its application saw the end".into());
             }
-            worked = true;
-            self.epitaph = Some(stream.epitaph());
-            self.stream = None;
+            let stuck = *self.stuck.get_or_insert_with(|| choices.once_in(4));
+            if self.side == 0 || !stuck || peer.epitaph.is_some() {
+                worked = true;
+                self.epitaph = Some(stream.epitaph());
+                self.stream = None;
+            }
             for (_, mux) in std::mem::take(&mut self.muxes) {
                 net.close(mux, self.side, !orderly && choices.once_in(6));
             }
@@ -193,6 +207,11 @@ impl End {
         self.traffic.reasons += 1;
     }
 
+    /// True once the stream was closed, even if its driver still has it.
+    pub(crate) fn has_closed(&self) -> bool {
+        self.stuck.is_some()
+    }
+
     /// Checks what must hold at any time.
     pub(crate) fn check(&self, peer: &App, now: Instant) -> Result<(), String> {
         let Some(stream) = &self.stream else { return Ok(()) };
@@ -210,6 +229,7 @@ impl End {
             return Err(format!("{bytes} bytes and {ends} ends were sent of {}, {again}", self.app.written));
         }
         if let Some(current) = stream.current()
+            && !stream.is_closed()
             && !self.muxes.iter().any(|&(epoch, _)| epoch == current)
         {
             return Err(format!("attachment {current} is current and has no multiplexed stream"));
@@ -227,7 +247,9 @@ impl End {
             Some(stream) if stream.held() != (0, 0) => {
                 Err(format!("{:?} bytes are held in a lull", stream.held()))
             }
-            Some(_) if self.muxes.len() != 1 => Err(format!("{} attachments in a lull", self.muxes.len())),
+            Some(stream) if self.muxes.len() != 1 && !stream.is_closed() => {
+                Err(format!("{} attachments in a lull", self.muxes.len()))
+            }
             _ => Ok(()),
         }
     }

@@ -292,7 +292,7 @@ impl World {
 
     fn lose(&mut self, pair: usize, side: Side, mux: MuxId) {
         // An end that has closed leaves all attachments at once.
-        let expected = self.calm && self.pairs[pair][1 - side].epitaph.is_none();
+        let expected = self.calm && !self.pairs[pair][1 - side].has_closed();
         self.pairs[pair][side].handle_lost(mux, expected);
     }
 
