@@ -49,8 +49,11 @@ pub(crate) async fn run(config: &ClientConfig) -> Result<(), Exit> {
     let tasks = Tasks::new();
     let shutdown = Shutdown::listen(&tasks).context("signals cannot be listened to")?;
     tracing::info!("tunc {}, client \"{}\"", env!("CARGO_PKG_VERSION"), settings.identity);
-    if settings.proxies.is_empty() {
+    if settings.proxies.is_empty() && config.visitors.is_empty() {
         tracing::warn!("the configuration names no proxy to serve");
+    }
+    for visitor in &config.visitors {
+        tracing::error!("[{}] start visitor error: visitors are not wired", visitor.name);
     }
     let client = Client { backends: Arc::new(Backends::new(&settings.proxies)), settings, tasks, shutdown };
     let result = client.run().await;

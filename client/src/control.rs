@@ -155,10 +155,18 @@ impl<'a> Connection<'a> {
     }
 
     async fn register(&mut self) -> std::io::Result<()> {
-        let specs = self.settings.proxies.iter().map(|proxy| {
-            let LocalKind::Tcp { remote_port } = proxy.kind;
-            let previous_port = self.ports.get(&proxy.name).copied();
-            ProxySpec { name: proxy.name.clone(), kind: ProxyKind::Tcp { remote_port, previous_port } }
+        let specs = self.settings.proxies.iter().filter_map(|proxy| match proxy.kind {
+            LocalKind::Tcp { remote_port } => {
+                let previous_port = self.ports.get(&proxy.name).copied();
+                Some(ProxySpec {
+                    name: proxy.name.clone(),
+                    kind: ProxyKind::Tcp { remote_port, previous_port },
+                })
+            }
+            LocalKind::Stcp { .. } => {
+                tracing::error!("[{}] start proxy error: stcp is not wired", proxy.name);
+                None
+            }
         });
         let specs: Vec<_> = specs.collect();
         // In parts, so that a thousand proxies stay below the longest message.

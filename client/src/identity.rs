@@ -25,8 +25,11 @@ pub(crate) fn identity(config: &ClientConfig) -> String {
         Some(path) => add(&path.canonicalize().unwrap_or_else(|_| path.clone()).to_string_lossy()),
         None => {
             for proxy in &config.proxies {
-                let ProxyKind::Tcp { remote_port } = proxy.kind;
-                add(&format!("{} {}:{} {remote_port}", proxy.name, proxy.local_ip, proxy.local_port));
+                let place = match &proxy.kind {
+                    ProxyKind::Tcp { remote_port } => remote_port.to_string(),
+                    ProxyKind::Stcp { .. } => "stcp".to_owned(),
+                };
+                add(&format!("{} {}:{} {place}", proxy.name, proxy.local_ip, proxy.local_port));
             }
         }
     }

@@ -17,6 +17,7 @@ mod read;
 mod schema;
 mod secret;
 mod server;
+mod services;
 mod shared;
 mod suggest;
 mod template;
@@ -32,11 +33,11 @@ use tree::Node;
 
 pub use problem::{ConfigError, Loaded, Problem};
 pub use secret::Secret;
-pub use shared::{Env, TOKEN_VARIABLE, read_token};
+pub use shared::{Env, SECRET_VARIABLE, TOKEN_VARIABLE, read_secret_key, read_token};
 pub use types::{
     ClientConfig, ClientTls, ClientTransport, DEFAULT_DRAIN_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL,
     DEFAULT_HEARTBEAT_TIMEOUT, DEFAULT_PORT, DEFAULT_TCP_KEEPALIVE, LogConfig, LogFormat, LogLevel,
-    LogTarget, ProxyConfig, ProxyKind, ServerConfig, ServerTls, ServerTransport,
+    LogTarget, ProxyConfig, ProxyKind, ServerConfig, ServerTls, ServerTransport, VisitorConfig, VisitorKind,
 };
 
 /// Loads a server's file with the process's environment; unknown keys are errors.

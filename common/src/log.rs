@@ -1,4 +1,4 @@
-//! The log: one line an event, for people or for machines, on standard output or in a file.
+//! The log: one line an event, for people or for machines, on standard output, on standard error or in a file.
 //!
 //! What peers send ends up in log lines, so control characters are escaped: nobody can forge a line or steer the
 //! reader's terminal. Writing has its own thread and never stops the program: neither a terminal on hold nor a disk
@@ -64,12 +64,9 @@ pub struct LogGuard {
 pub fn init(config: &LogConfig) -> Result<LogGuard, LogError> {
     let filter = filter(config.level, std::env::var("RUST_LOG").ok().as_deref())?;
     let (ansi, (writer, worker)) = match &config.to {
-        LogTarget::Console => {
-            let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-            let ansi = io::stdout().is_terminal() && !config.disable_print_color && !no_color;
-            // Standard output hands on at every line break.
-            (ansi, in_background(io::stdout()))
-        }
+        // Standard output hands on at every line break.
+        LogTarget::Console => (colours(config, io::stdout()), in_background(io::stdout())),
+        LogTarget::Stderr => (colours(config, io::stderr()), in_background(io::stderr())),
         LogTarget::File(path) => {
             let file = file::DailyFile::open(path, config.max_days);
             let file = file.map_err(|source| LogError::Open { path: path.clone(), source })?;
@@ -78,6 +75,11 @@ pub fn init(config: &LogConfig) -> Result<LogGuard, LogError> {
     };
     subscriber(config.format, filter, ansi, writer).try_init().map_err(|_| LogError::Twice)?;
     Ok(LogGuard { _worker: worker })
+}
+
+fn colours(config: &LogConfig, stream: impl IsTerminal) -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    stream.is_terminal() && !config.disable_print_color && !no_color
 }
 
 /// Lines queue up while the writer is busy; when very many do, further ones are dropped rather than waited for.

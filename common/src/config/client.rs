@@ -1,21 +1,20 @@
 //! Decodes a client's file and those it includes.
 
 use std::{
-    collections::HashMap,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use super::{
-    ClientConfig, ClientTls, ClientTransport, Env, Loader, ProxyConfig, ProxyKind,
+    ClientConfig, ClientTls, ClientTransport, Env, Loader,
     check::{check, field},
-    keys::{CLIENT, INCLUDED, PROXY, PROXY_TCP},
+    keys::{CLIENT, INCLUDED},
     problem::Report,
     read::read,
     schema::Section,
+    services::Services,
     shared::{certificate_pair, host, keepalive, log, path, seconds, seconds_or_none, token},
     tree::{Node, Value},
-    types::full_name,
 };
 
 /// The names in `start`, read before the check because the check depends on them.
@@ -36,18 +35,12 @@ pub(super) fn decode(tree: &Node, loader: &Loader, report: &mut Report) -> Clien
     let default = ClientConfig::default();
     let transport = transport(section, report);
     let user = section.text("user").unwrap_or_default();
-    let mut proxies = Proxies {
-        start: start(tree),
-        user,
-        encrypted: transport.tls.enable,
-        seen: HashMap::new(),
-        running: Vec::new(),
-    };
-    proxies.add(section.items("proxies"), report);
-    include(section, &loader.env, &mut proxies, report);
-    proxies.warn_unstarted(section, report);
+    let mut services = Services::new(start(tree), user, transport.tls.enable);
+    services.add(section, report);
+    include(section, &loader.env, &mut services, report);
+    services.warn_unstarted(section, report);
     let config = ClientConfig {
-        server_addr: host(section, "serverAddr", report).unwrap_or(default.server_addr),
+        server_addr: host(section, "serverAddr", "", report).unwrap_or(default.server_addr),
         server_port: section.int("serverPort").map_or(default.server_port, |port| port as u16),
         user: user.to_owned(),
         client_id: section.text("clientID").map(str::to_owned),
@@ -56,7 +49,8 @@ pub(super) fn decode(tree: &Node, loader: &Loader, report: &mut Report) -> Clien
         metadatas: section.text_map("metadatas"),
         log: log(section),
         transport,
-        proxies: proxies.running,
+        proxies: services.proxies,
+        visitors: services.visitors,
         source: report.file().map(Path::to_owned),
     };
     warn(&config, report);
@@ -116,82 +110,9 @@ fn transport(section: Section<'_>, report: &mut Report) -> ClientTransport {
     }
 }
 
-// === proxies ===
-
-/// Collects the proxies of a file and of those it includes.
-struct Proxies<'a> {
-    start: Vec<String>,
-    user: &'a str,
-    /// Whether links are encrypted, which `useEncryption` insists on.
-    encrypted: bool,
-    /// Every name seen, running or not, and where.
-    seen: HashMap<String, String>,
-    running: Vec<ProxyConfig>,
-}
-
-impl Proxies<'_> {
-    fn add(&mut self, items: &[Node], report: &mut Report) {
-        for (index, item) in items.iter().enumerate() {
-            self.add_one(item, &format!("proxies[{index}]"), report);
-        }
-    }
-
-    fn add_one(&mut self, item: &Node, path: &str, report: &mut Report) {
-        let section = Section::new(item, [PROXY, PROXY_TCP]);
-        let Some(name) = section.text("name") else {
-            report.missing(section, "name", path, "");
-            return;
-        };
-        let line = section.line("name");
-        let place = match report.file() {
-            Some(file) => format!("{}:{line}", file.display()),
-            None => format!("line {line}"),
-        };
-        if let Some(first) = self.seen.insert(name.to_owned(), place) {
-            report.problem(line, format!("two proxies are named {name:?}; the first is at {first}"));
-            return;
-        }
-        if name.chars().any(char::is_control) {
-            report.problem(line, format!("`{path}.name` must not hold control characters: {name:?}"));
-        }
-        let listed = self.start.is_empty() || self.start.iter().any(|start| start == name);
-        if !listed || section.bool("enabled") == Some(false) {
-            return;
-        }
-        if section.bool("transport.useEncryption") == Some(true) && !self.encrypted {
-            let message = format!("`{path}.transport.useEncryption` needs `transport.tls.enable` = true");
-            report.problem(section.line("transport.useEncryption"), message);
-        }
-        // Of other types and with plugins, which the check has refused, other things are missing.
-        if section.text("type") != Some("tcp") || item.get("plugin").is_some() {
-            return;
-        }
-        let Some(local_port) = section.int("localPort") else {
-            report.missing(section, "localPort", path, " (a port from 1 to 65535)");
-            return;
-        };
-        self.running.push(ProxyConfig {
-            name: full_name(self.user, name),
-            kind: ProxyKind::Tcp { remote_port: section.int("remotePort").unwrap_or(0) as u16 },
-            annotations: section.text_map("annotations"),
-            metadatas: section.text_map("metadatas"),
-            local_ip: section.text("localIP").unwrap_or("127.0.0.1").to_owned(),
-            local_port: local_port as u16,
-        });
-    }
-
-    fn warn_unstarted(&self, section: Section<'_>, report: &mut Report) {
-        for (line, name) in section.texts("start") {
-            if !self.seen.contains_key(name) {
-                report.warning(line, format!("`start` names {name:?}, but there is no such proxy"));
-            }
-        }
-    }
-}
-
 // === includes ===
 
-fn include(section: Section<'_>, env: &Env, proxies: &mut Proxies<'_>, report: &mut Report) {
+fn include(section: Section<'_>, env: &Env, services: &mut Services<'_>, report: &mut Report) {
     let own = report.file().map(Path::to_owned);
     let directory = own.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
     for (line, pattern) in section.texts("includes") {
@@ -216,8 +137,8 @@ fn include(section: Section<'_>, env: &Env, proxies: &mut Proxies<'_>, report: &
             }
             let mut inner = report.for_file(&file);
             if let Some(mut tree) = read(&file, env, &mut inner) {
-                check(&mut tree, INCLUDED, &proxies.start, &mut inner);
-                proxies.add(Section::new(&tree, [INCLUDED, &[]]).items("proxies"), &mut inner);
+                check(&mut tree, INCLUDED, services.start(), &mut inner);
+                services.add(Section::new(&tree, [INCLUDED, &[]]), &mut inner);
             }
             report.absorb(inner);
         }

@@ -216,7 +216,7 @@ const HTTP_PLUGIN: &[Key] = &[
 // === proxies and visitors ===
 
 const PROXIES: Key = used("proxies", Typed(PROXY, PROXY_TYPES));
-const VISITORS: Key = later("visitors", Typed(VISITOR, VISITOR_TYPES));
+const VISITORS: Key = used("visitors", Typed(VISITOR, VISITOR_TYPES));
 
 /// What every proxy takes.
 pub(super) const PROXY: &[Key] = &[
@@ -235,6 +235,8 @@ pub(super) const PROXY: &[Key] = &[
 
 /// What a `tcp` proxy takes besides.
 pub(super) const PROXY_TCP: &[Key] = &[REMOTE_PORT];
+/// What an `stcp` proxy takes besides.
+pub(super) const PROXY_STCP: &[Key] = &[SECRET_KEY, ALLOW_USERS];
 
 const PROXY_TRANSPORT: &[Key] = &[
     used("useEncryption", Bool),
@@ -260,8 +262,8 @@ const SUBDOMAIN: Key = later("subdomain", Text);
 const HTTP_USER: Key = later("httpUser", Text);
 const HTTP_PASSWORD: Key = later("httpPassword", Text);
 const ROUTE_BY_USER: Key = later("routeByHTTPUser", Text);
-const SECRET_KEY: Key = later("secretKey", Text);
-const ALLOW_USERS: Key = later("allowUsers", Texts(&[]));
+const SECRET_KEY: Key = used("secretKey", Text);
+const ALLOW_USERS: Key = used("allowUsers", Texts(&[]));
 const NAT_TRAVERSAL: Key = later("natTraversal", Section(&[later("disableAssistedAddrs", Bool)]));
 
 const PROXY_TYPES: &[Type] = &[
@@ -288,23 +290,27 @@ const PROXY_TYPES: &[Type] = &[
         keys: &[DOMAINS, SUBDOMAIN, HTTP_USER, HTTP_PASSWORD, ROUTE_BY_USER, later("multiplexer", Text)],
         status: Status::Later,
     },
-    Type { name: "stcp", keys: &[SECRET_KEY, ALLOW_USERS], status: Status::Later },
+    Type { name: "stcp", keys: PROXY_STCP, status: Status::Used },
     Type { name: "sudp", keys: &[SECRET_KEY, ALLOW_USERS], status: Status::Later },
     Type { name: "xtcp", keys: &[SECRET_KEY, ALLOW_USERS, NAT_TRAVERSAL], status: Status::Later },
 ];
 
-const VISITOR: &[Key] = &[
-    later("name", Text),
-    later("type", Text),
-    later("enabled", Bool),
-    later("transport", Section(&[later("useEncryption", Bool), later("useCompression", Bool)])),
+/// What every visitor takes.
+pub(super) const VISITOR: &[Key] = &[
+    used("name", Text),
+    used("type", Text),
+    used("enabled", Bool),
+    used("transport", Section(VISITOR_TRANSPORT)),
     SECRET_KEY,
-    later("serverUser", Text),
-    later("serverName", Text),
-    later("bindAddr", Text),
-    later("bindPort", Int(-1, 65_535)),
+    used("serverUser", Text),
+    used("serverName", Text),
+    used("bindAddr", Text),
+    used("bindPort", Int(-1, 65_535)),
     later("plugin", Anything),
 ];
+
+/// What visitors carry is encrypted from end to end, whatever the links do.
+const VISITOR_TRANSPORT: &[Key] = &[covered("useEncryption", Bool), later("useCompression", Bool)];
 
 const XTCP_VISITOR: &[Key] = &[
     later("protocol", OneOf(&["quic", "kcp"], &[])),
@@ -317,7 +323,7 @@ const XTCP_VISITOR: &[Key] = &[
 ];
 
 const VISITOR_TYPES: &[Type] = &[
-    Type { name: "stcp", keys: &[], status: Status::Later },
+    Type { name: "stcp", keys: &[], status: Status::Used },
     Type { name: "sudp", keys: &[], status: Status::Later },
     Type { name: "xtcp", keys: XTCP_VISITOR, status: Status::Later },
 ];

@@ -14,9 +14,9 @@ use super::{
 pub(super) fn decode(tree: &Node, loader: &Loader, report: &mut Report) -> ServerConfig {
     let section = Section::new(tree, [SERVER, &[]]);
     let default = ServerConfig::default();
-    let bind_addr = host(section, "bindAddr", report).unwrap_or(default.bind_addr);
+    let bind_addr = host(section, "bindAddr", "", report).unwrap_or(default.bind_addr);
     let config = ServerConfig {
-        proxy_bind_addr: host(section, "proxyBindAddr", report).unwrap_or_else(|| bind_addr.clone()),
+        proxy_bind_addr: host(section, "proxyBindAddr", "", report).unwrap_or_else(|| bind_addr.clone()),
         bind_addr,
         bind_port: section.given_int("bindPort").map_or(default.bind_port, |port| port as u16),
         auth_token: token(section, loader, report),

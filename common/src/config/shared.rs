@@ -10,13 +10,18 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::{Loader, LogConfig, LogFormat, LogLevel, LogTarget, Secret, problem::Report, schema::Section};
+use super::{
+    Loader, LogConfig, LogFormat, LogLevel, LogTarget, Secret, check::join, problem::Report, schema::Section,
+};
 
 /// The environment, as a value: what a file can refer to, and the token's last resort.
 pub type Env = BTreeMap<String, String>;
 
 /// The variable that holds the token when the file names none.
 pub const TOKEN_VARIABLE: &str = "TUN_TOKEN";
+
+/// The variable that holds the secret of a private service when the command line names none.
+pub const SECRET_VARIABLE: &str = "TUN_SECRET";
 
 pub(super) fn log(section: Section<'_>) -> LogConfig {
     let default = LogConfig::default();
@@ -86,12 +91,21 @@ const MAX_TOKEN_SIZE: u64 = 64 << 10;
 
 /// Reads a token from a file, without the white space around it.
 pub fn read_token(path: &Path) -> Result<Secret, String> {
+    read_secret("token", path)
+}
+
+/// Reads the secret of a private service from a file, without the white space around it.
+pub fn read_secret_key(path: &Path) -> Result<Secret, String> {
+    read_secret("secret", path)
+}
+
+fn read_secret(what: &str, path: &Path) -> Result<Secret, String> {
     let mut text = Zeroizing::new(String::new());
     let outcome = File::open(path).and_then(|file| file.take(MAX_TOKEN_SIZE).read_to_string(&mut text));
     match outcome.map(|_| text.trim()) {
-        Ok("") => Err(format!("the token file {} is empty", path.display())),
+        Ok("") => Err(format!("the {what} file {} is empty", path.display())),
         Ok(token) => Ok(Secret::new(token)),
-        Err(e) => Err(format!("cannot read the token file {}: {e}", path.display())),
+        Err(e) => Err(format!("cannot read the {what} file {}: {e}", path.display())),
     }
 }
 
@@ -125,12 +139,12 @@ pub(super) fn certificate_pair(section: Section<'_>, report: &mut Report) {
 }
 
 /// An address that no resolver understands is better refused here than at the first use.
-pub(super) fn host(section: Section<'_>, key: &str, report: &mut Report) -> Option<String> {
+pub(super) fn host(section: Section<'_>, key: &str, path: &str, report: &mut Report) -> Option<String> {
     let text = section.text(key)?;
     if text.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/') {
         report.problem(
             section.line(key),
-            format!("`{key}` must be a host name or an IP address, not {text:?}"),
+            format!("`{}` must be a host name or an IP address, not {text:?}", join(path, key)),
         );
     }
     Some(text.trim_start_matches('[').trim_end_matches(']').to_owned())

@@ -43,5 +43,8 @@ fn only(problems: Vec<(u32, String)>) -> (u32, String) {
     }
 }
 
+/// A visitor that is complete, as the end of a client's file.
+const VISITOR: &str = "\n[[visitors]]\nname = \"v\"\ntype = \"stcp\"\nserverName = \"web\"\nsecretKey = \"s\"\nbindPort = 9000\n";
+
 /// A proxy that is complete, as the end of a client's file.
 const PROXY: &str = "\n[[proxies]]\nname = \"web\"\ntype = \"tcp\"\nlocalPort = 80\n";

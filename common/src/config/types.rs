@@ -84,6 +84,8 @@ pub struct ClientConfig {
     pub transport: ClientTransport,
     /// What to expose: only what is enabled and started, names already prefixed with `user.`.
     pub proxies: Vec<ProxyConfig>,
+    /// Private services of others to reach: only what is enabled and started.
+    pub visitors: Vec<VisitorConfig>,
     /// The file all of this came from; `None` when it came from the command line.
     pub source: Option<PathBuf>,
 }
@@ -149,6 +151,38 @@ pub enum ProxyKind {
         /// The port on the server; 0 lets the server choose.
         remote_port: u16,
     },
+    /// No public port: only visitors that know the secret reach it, over the server's relay.
+    Stcp {
+        /// What visitors must prove to know; may be empty. The server never learns it.
+        secret_key: Secret,
+        /// Users whose visitors are let in: `*` is all of them, none is only this client's own user.
+        allow_users: Vec<String>,
+    },
+}
+
+/// One private service of another client that this one reaches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VisitorConfig {
+    /// Unique among the visitors of this client, prefixed like the names of proxies.
+    pub name: String,
+    /// How the service is reached.
+    pub kind: VisitorKind,
+    /// The proxy's full name on the server, with the prefix of the user who exposes it.
+    pub server_name: String,
+    /// The `secretKey` of that proxy; may be empty.
+    pub secret_key: Secret,
+    /// Address of the local listener.
+    pub bind_addr: String,
+    /// Port of the local listener; `None`: there is no listener. Files give no 0, but from the command line it takes
+    /// any free port, to be announced.
+    pub bind_port: Option<u16>,
+}
+
+/// The kinds of visitors that are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VisitorKind {
+    /// Of a [`ProxyKind::Stcp`].
+    Stcp,
 }
 
 /// Where and how much is logged.
@@ -172,6 +206,8 @@ pub enum LogTarget {
     /// Standard output.
     #[default]
     Console,
+    /// Standard error, for commands whose standard output carries data. Files cannot ask for it.
+    Stderr,
     /// A file that is renamed once a day.
     File(PathBuf),
 }
@@ -270,6 +306,7 @@ impl Default for ClientConfig {
             log: LogConfig::default(),
             transport: ClientTransport::default(),
             proxies: Vec::new(),
+            visitors: Vec::new(),
             source: None,
         }
     }

@@ -38,7 +38,7 @@ fn every_example_loads_without_a_warning() {
         assert_eq!(warnings, Ok(Vec::new()), "{name}");
         seen += 1;
     }
-    assert!(seen >= 8, "{seen} examples");
+    assert!(seen >= 10, "{seen} examples");
 }
 
 #[test]
@@ -54,8 +54,9 @@ fn the_full_files_show_the_defaults() {
     assert_eq!(server, want);
     let path = conf().join("tunc.full.toml");
     let mut client = example_loader().client(&path).unwrap().config;
-    assert_eq!(client.proxies.len(), 1);
+    assert_eq!((client.proxies.len(), client.visitors.len()), (2, 1));
     client.proxies.clear();
+    client.visitors.clear();
     let want = ClientConfig {
         auth_token: token,
         metadatas: [("site".into(), "office".into())].into(),
@@ -99,4 +100,15 @@ fn the_examples_mean_the_same_in_every_format_where_they_should() {
     assert_eq!(client("tunc.yaml").proxies[0], client("tunc.toml").proxies[0]);
     assert_eq!(client("tunc.includes.toml").proxies.len(), 2);
     assert_eq!(client("tunc.range.toml").proxies.len(), 6);
+}
+
+#[test]
+fn the_pair_for_a_private_service_fits_together() {
+    let [served, visited] = ["tunc.private.toml", "tunc.visitor.toml"]
+        .map(|name| example_loader().client(&conf().join(name)).unwrap().config);
+    let (proxy, visitor) = (&served.proxies[0], &visited.visitors[0]);
+    let ProxyKind::Stcp { secret_key, allow_users } = &proxy.kind else { panic!("{proxy:?}") };
+    assert_eq!((&visitor.server_name, &visitor.secret_key), (&proxy.name, secret_key));
+    assert!(allow_users.contains(&visited.user), "{allow_users:?}");
+    assert_eq!(visitor.name, format!("{}.office-ssh", visited.user));
 }

@@ -128,6 +128,18 @@ fn the_start_list_covers_included_files() {
 }
 
 #[test]
+fn included_files_add_their_visitors() {
+    let main = format!("user = 'u'\nstart = ['v', 'w']\nincludes = ['a', 'b']\n{VISITOR}");
+    let other = VISITOR.replace("\"v\"", "\"w\"");
+    let tree = Tree::new(&[("main", &main), ("a", &other), ("b", WEB)]);
+    let names: Vec<_> = tree.load().unwrap().config.visitors.into_iter().map(|v| v.name).collect();
+    assert_eq!(names, ["u.v", "u.w"]);
+    let tree = Tree::new(&[("main", &main), ("a", VISITOR), ("b", WEB)]);
+    let problems = tree.problems();
+    assert!(problems.contains("a:3: two visitors are named \"v\"; the first is at main:6"), "{problems}");
+}
+
+#[test]
 fn an_included_file_may_hold_nothing_but_proxies() {
     let main = "includes = ['a']";
     let tree = Tree::new(&[("main", main), ("a", "\nincludes = ['b']\nserverAddr = 'x'\n"), ("b", WEB)]);

@@ -137,9 +137,89 @@ fn every_key_of_a_client_arrives() {
             local_ip: "10.0.0.1".into(),
             local_port: 80,
         }],
+        visitors: Vec::new(),
         source: None,
     };
     assert_eq!(config, want);
+}
+
+#[test]
+fn every_key_of_a_private_service_arrives() {
+    let config = client(
+        r#"
+        user = "alice"
+        transport.tls.enable = false
+        [[proxies]]
+        name = "ssh"
+        type = "stcp"
+        secretKey = "knock"
+        allowUsers = ["bob", "*"]
+        localIP = "10.0.0.1"
+        localPort = 22
+        transport.useEncryption = true
+        [[visitors]]
+        name = "ssh"
+        type = "stcp"
+        enabled = true
+        serverUser = "carol"
+        serverName = "db"
+        secretKey = "open"
+        bindAddr = "[::1]"
+        bindPort = 9000
+        transport = { useEncryption = true, useCompression = false }
+        [[visitors]]
+        name = "quiet"
+        type = "stcp"
+        serverName = "own"
+        secretKey = "sesame"
+        bindPort = -1
+        "#,
+    );
+    let proxy = ProxyConfig {
+        name: "alice.ssh".into(),
+        kind: ProxyKind::Stcp {
+            secret_key: Secret::new("knock"),
+            allow_users: vec!["bob".into(), "*".into()],
+        },
+        annotations: Default::default(),
+        metadatas: Default::default(),
+        local_ip: "10.0.0.1".into(),
+        local_port: 22,
+    };
+    assert_eq!(config.proxies, [proxy]);
+    let visitors = [
+        VisitorConfig {
+            name: "alice.ssh".into(),
+            kind: VisitorKind::Stcp,
+            server_name: "carol.db".into(),
+            secret_key: Secret::new("open"),
+            bind_addr: "::1".into(),
+            bind_port: Some(9000),
+        },
+        VisitorConfig {
+            name: "alice.quiet".into(),
+            kind: VisitorKind::Stcp,
+            server_name: "alice.own".into(),
+            secret_key: Secret::new("sesame"),
+            bind_addr: "127.0.0.1".into(),
+            bind_port: None,
+        },
+    ];
+    assert_eq!(config.visitors, visitors);
+    assert_eq!(client(VISITOR).visitors[0].server_name, "web", "without users there is no prefix");
+}
+
+#[test]
+fn a_private_service_without_a_secret_is_worth_a_warning_each() {
+    let text = format!(
+        "auth.token = 'x'\n[[proxies]]\nname = 'p'\ntype = 'stcp'\nlocalPort = 1{}",
+        VISITOR.replace("secretKey = \"s\"", "secretKey = ''")
+    );
+    let loaded = loader().client_from_str(&text).unwrap();
+    let warnings: Vec<_> = loaded.warnings.iter().map(|w| (w.line.unwrap(), w.message.as_str())).collect();
+    let [(2, proxy), (10, visitor)] = warnings[..] else { panic!("two warnings: {warnings:?}") };
+    assert!(proxy.starts_with("`proxies[0].secretKey` is empty: "), "{proxy}");
+    assert!(visitor.starts_with("`visitors[0].secretKey` is empty: "), "{visitor}");
 }
 
 #[test]
@@ -225,10 +305,26 @@ fn only_enabled_proxies_that_are_on_the_start_list_run() {
 }
 
 #[test]
+fn only_enabled_visitors_that_are_on_the_start_list_run() {
+    let visitor = |name: &str, more: &str| VISITOR.replace("\"v\"", &format!("'{name}'")) + more;
+    // Proxies and visitors have their names apart.
+    let all = [visitor("a", ""), visitor("b", "enabled = false"), visitor("web", ""), PROXY.into()].concat();
+    let names = |text: &str| client(text).visitors.into_iter().map(|v| v.name).collect::<Vec<_>>();
+    assert_eq!(names(&all), ["a", "web"]);
+    let some = client(&format!("user = 'u'\nstart = ['a', 'b']\n{all}"));
+    assert_eq!((some.visitors.len(), some.proxies.len()), (1, 0));
+    assert_eq!(some.visitors[0].name, "u.a");
+    let loaded = loader().client_from_str(&format!("auth.token = 'x'\nstart = ['a', 'web']\n{all}")).unwrap();
+    assert_eq!(loaded.warnings, []);
+}
+
+#[test]
 fn what_does_not_run_need_not_be_built() {
     let text =
         "[[proxies]]\nname = 'a'\ntype = 'udp'\nlocalPort = 1\nenabled = false\nloadBalancer.group = 'g'";
     assert!(client(text).proxies.is_empty());
+    let text = "[[visitors]]\nname = 'a'\ntype = 'xtcp'\nenabled = false\nkeepTunnelOpen = true";
+    assert!(client(text).visitors.is_empty());
 }
 
 #[test]

@@ -78,7 +78,16 @@ fn what_is_not_built_is_refused_by_name() {
         ("natHoleStunServer = 'x'", "`natHoleStunServer`"),
         ("store.path = 'x'", "`store`"),
         ("virtualNet.address = 'x'", "`virtualNet`"),
-        ("[[visitors]]\nname = 'x'\ntype = 'stcp'\nserverName = 'y'\nbindPort = 1", "`visitors`"),
+        (
+            "[[visitors]]\nname = 'x'\ntype = 'xtcp'\nserverName = 'y'\nbindPort = 1",
+            "`visitors[0].type` = \"xtcp\"",
+        ),
+        ("[[visitors]]\nname = 'x'\ntype = 'sudp'", "`visitors[0].type` = \"sudp\""),
+        (
+            "[[proxies]]\nname = 'x'\ntype = 'xtcp'\nsecretKey = 'y'\nallowUsers = ['*']\nlocalPort = 1",
+            "`proxies[0].type` = \"xtcp\"",
+        ),
+        ("[[proxies]]\nname = 'x'\ntype = 'sudp'\nsecretKey = 'y'", "`proxies[0].type` = \"sudp\""),
     ] {
         let (_, message) = only(client_problems(text));
         assert_eq!(message, format!("{name} is not supported by this version of tun"));
@@ -93,6 +102,13 @@ fn what_is_not_built_is_refused_by_name() {
     ] {
         let (_, message) = only(client_problems(&format!("{PROXY}{more}")));
         assert_eq!(message, format!("`proxies[0].{name} is not supported by this version of tun"));
+    }
+    for (more, name) in [
+        ("transport.useCompression = true", "transport.useCompression`"),
+        ("plugin = { type = 'virtual_net' }", "plugin`"),
+    ] {
+        let (_, message) = only(client_problems(&format!("{VISITOR}{more}")));
+        assert_eq!(message, format!("`visitors[0].{name} is not supported by this version of tun"));
     }
 }
 
@@ -130,9 +146,58 @@ fn a_proxy_needs_name_type_and_port() {
 }
 
 #[test]
-fn two_proxies_of_one_name_are_refused() {
+fn two_proxies_or_two_visitors_of_one_name_are_refused() {
     let (line, message) = only(client_problems(&format!("{PROXY}{PROXY}")));
     assert_eq!((line, &*message), (8, "two proxies are named \"web\"; the first is at line 3"));
+    let (line, message) = only(client_problems(&format!("{VISITOR}{VISITOR}")));
+    assert_eq!((line, &*message), (10, "two visitors are named \"v\"; the first is at line 3"));
+}
+
+#[test]
+fn a_private_proxy_has_a_local_port_and_no_public_one() {
+    let text = "[[proxies]]\nname = 'a'\ntype = 'stcp'\nsecretKey = 's'";
+    assert_eq!(only(client_problems(text)).1, "`proxies[0].localPort` is missing (a port from 1 to 65535)");
+    let text = format!("{text}\nlocalPort = 1\nremotePort = 2");
+    assert_eq!(
+        only(client_problems(&text)).1,
+        "`proxies[0].remotePort` belongs to the types tcp, udp, not to stcp"
+    );
+    let (_, message) = only(client_problems(&format!("{PROXY}secretKey = 's'")));
+    assert_eq!(message, "`proxies[0].secretKey` belongs to the types stcp, sudp, xtcp, not to tcp");
+}
+
+#[test]
+fn a_visitor_needs_a_name_a_proxy_and_a_port() {
+    assert_eq!(
+        client_problems("[[visitors]]\ntype = 'stcp'"),
+        [(1, "`visitors[0].name` is missing".to_owned())]
+    );
+    let port = "`visitors[0].bindPort` is missing (a port from 1 to 65535, or -1 for no listener)";
+    assert_eq!(
+        client_problems("[[visitors]]\nname = 'a'\ntype = 'stcp'\nbindPort = 0"),
+        [
+            (1, "`visitors[0].serverName` is missing (the name of the proxy to visit)".to_owned()),
+            (4, port.to_owned())
+        ]
+    );
+    for (more, message) in [
+        ("bindPort = -2", "`visitors[0].bindPort` must be a whole number from -1 to 65535, not -2"),
+        (
+            "bindPort = 1\nbindAddr = 'a b'",
+            "`visitors[0].bindAddr` must be a host name or an IP address, not \"a b\"",
+        ),
+        ("bindPort = 1\nlocalPort = 2", "`visitors[0].localPort` is not a known key"),
+        ("bindPort = 1\nfallbackTo = 'x'", "`visitors[0].fallbackTo` belongs to the types xtcp, not to stcp"),
+    ] {
+        let text =
+            format!("[[visitors]]\nname = 'a'\ntype = 'stcp'\nserverName = 'b'\nsecretKey = 's'\n{more}");
+        assert_eq!(only(client_problems(&text)).1, message);
+    }
+    let text = format!("{VISITOR}serverUser = 'u'").replace("\"web\"", "\"we\\nb\"");
+    assert_eq!(
+        only(client_problems(&text)).1,
+        "`visitors[0].serverName` must not hold control characters: \"we\\nb\""
+    );
 }
 
 #[test]
@@ -251,4 +316,9 @@ fn an_error_never_shows_a_secret() {
     }
     let loaded = loader().server_from_str("auth.token = 'hunter2'").unwrap();
     assert!(!format!("{loaded:?}").contains("hunter2"));
+    let private = "\n[[proxies]]\nname = 'p'\ntype = 'stcp'\nlocalPort = 1\nsecretKey = 'hunter2'";
+    let loaded = client(&format!("{VISITOR}{private}").replace("\"s\"", "'hunter2'"));
+    assert!(!format!("{loaded:?}").contains("hunter2"));
+    let error = loader().client_from_str("[[visitors]]\ntype = 'stcp'\nsecretKey = ['hunter2']").unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("hunter2"));
 }
