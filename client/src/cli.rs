@@ -6,7 +6,8 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, error
 use clap_complete::Shell;
 use tun_common::config::{
     ClientConfig, ConfigError, Loaded, Loader, LogConfig, LogFormat, LogLevel, LogTarget, Problem,
-    ProxyConfig, ProxyKind, Secret, flags, read_token,
+    ProxyConfig, ProxyKind, SECRET_VARIABLE, Secret, VisitorConfig, VisitorKind, flags, full_name,
+    read_secret_key, read_token,
 };
 
 /// What the user wants.
@@ -16,6 +17,15 @@ pub(crate) enum Invocation {
     Run {
         /// From a file, or from the flags of a one-shot command.
         config: Box<Loaded<ClientConfig>>,
+        /// Whether errors are shown with their causes.
+        verbose: bool,
+    },
+    /// Reach one private service.
+    Visit {
+        /// From the flags; it holds the one visitor.
+        config: Box<Loaded<ClientConfig>>,
+        /// Whether the connection is this process's standard input and output; there is no listener then.
+        stdio: bool,
         /// Whether errors are shown with their causes.
         verbose: bool,
     },
@@ -71,6 +81,7 @@ fn usage(message: impl std::fmt::Display) -> Failure {
 fn interpret(args: impl IntoIterator<Item = OsString>, mut loader: Loader) -> Result<Invocation, Failure> {
     let cli = Cli::try_parse_from(flags::normalize(args)).map_err(Failure::Usage)?;
     loader.strict = cli.strict_config;
+    let mut visit = None;
     let mut config = match (cli.command, cli.config) {
         (Some(Command::Completions { shell }), _) => return Ok(Invocation::Completions(shell)),
         (Some(Command::Verify { config }), outer) => {
@@ -78,31 +89,42 @@ fn interpret(args: impl IntoIterator<Item = OsString>, mut loader: Loader) -> Re
             let Loaded { warnings, .. } = loader.client(&path)?;
             return Ok(Invocation::Verify { path, warnings });
         }
-        (Some(Command::Tcp(_)), Some(_)) => {
+        (Some(Command::Tcp(_) | Command::Stcp(_) | Command::Visit(_)), Some(_)) => {
             return Err(usage(
-                "tcp takes everything from its flags; leave out -c, or put the proxy into the file",
+                "this command takes everything from its flags; leave out -c, or put the service into the file",
             ));
         }
         (Some(Command::Tcp(flags)), None) => flags.into_config(&mut loader)?,
+        (Some(Command::Stcp(flags)), None) => flags.into_config(&mut loader)?,
+        (Some(Command::Visit(flags)), None) => {
+            visit = Some(flags.stdio);
+            flags.into_config(&mut loader)?
+        }
         (None, Some(path)) => loader.client(&path)?,
         (None, None) => return Err(usage("give a configuration file (-c FILE) or a command such as tcp")),
     };
     if cli.verbose {
         config.config.log.level = config.config.log.level.min(LogLevel::Debug);
     }
-    Ok(Invocation::Run { config: Box::new(config), verbose: cli.verbose })
+    let (config, verbose) = (Box::new(config), cli.verbose);
+    Ok(match visit {
+        Some(stdio) => Invocation::Visit { config, stdio, verbose },
+        None => Invocation::Run { config, verbose },
+    })
 }
 
 const EXAMPLES: &str = "\
 Examples:
   tunc -c tunc.toml                         expose what the file says
   tunc tcp -s example.com -l 22 -r 6000     no file: port 22 here becomes port 6000 there
+  tunc stcp -s example.com -l 22 -n ssh     no public port: only for those who know the secret
+  tunc visit ssh -s example.com --bind 6000 on another machine: that service becomes port 6000 here
   tunc verify -c tunc.toml                  check a file and do nothing else
   tunc completions zsh > _tunc
 
 Files are TOML, YAML or JSON, with the keys of frpc. Long flags may be written with _ or -.
 The token may also come from the environment variable TUN_TOKEN, or from the file's
-auth.tokenSource.
+auth.tokenSource; the secret of stcp and visit from TUN_SECRET.
 
 Exit codes: 0 stopped by a signal, 1 failure at run time, 2 wrong command line or configuration,
 3 refused by the server.";
@@ -116,7 +138,32 @@ Examples:
 On the command line (-t) other users of this machine can see the token; --token-file and the
 environment variable TUN_TOKEN hide it.";
 
-/// The private side of a tunnel: exposes services of this machine, or of its neighbours, on a tuns server.
+const STCP_EXAMPLES: &str = "\
+Examples:
+  tunc stcp -s example.com -l 22 -n ssh --secret-file secret
+  tunc stcp -s example.com -u alice -l 5432 -n db --allow-users bob,carol
+
+The service has no public port. Others reach it with tunc visit, or with a file that has a visitor,
+if they know the secret. What the server passes on is encrypted from end to end.
+
+On the command line (--secret) other users of this machine can see the secret; --secret-file and the
+environment variable TUN_SECRET hide it. The same goes for the token: --token-file, TUN_TOKEN.";
+
+const VISIT_EXAMPLES: &str = "\
+Examples:
+  tunc visit ssh -s example.com --bind 6000          then: ssh -p 6000 localhost
+  tunc visit ssh -s example.com                      any free port; it is announced
+  tunc visit db -s example.com -u bob --server-user alice --bind 127.0.0.1:5432
+  ssh -o ProxyCommand='tunc visit ssh -s example.com --stdio' host
+
+With --stdio standard output carries the connection, so the log goes to standard error, and only
+from level warn on unless --log-level or -v says otherwise.
+
+On the command line (--secret) other users of this machine can see the secret; --secret-file and the
+environment variable TUN_SECRET hide it. The same goes for the token: --token-file, TUN_TOKEN.";
+
+/// The private side of a tunnel: exposes services of this machine, or of its neighbours, on a tuns server, and reaches
+/// those that others expose there privately.
 #[derive(Debug, Parser)]
 #[command(name = "tunc", version, after_help = EXAMPLES, max_term_width = 110, arg_required_else_help = true)]
 struct Cli {
@@ -142,6 +189,12 @@ enum Command {
     /// Expose one TCP service without a file
     #[command(after_help = TCP_EXAMPLES)]
     Tcp(Box<TcpFlags>),
+    /// Expose one private service without a file
+    #[command(after_help = STCP_EXAMPLES)]
+    Stcp(Box<StcpFlags>),
+    /// Reach one private service of another client
+    #[command(after_help = VISIT_EXAMPLES)]
+    Visit(Box<VisitFlags>),
     /// Check a configuration file and exit
     Verify {
         /// The file to check
@@ -155,9 +208,9 @@ enum Command {
     },
 }
 
-/// What to expose, and where.
+/// What to expose.
 #[derive(Debug, Args)]
-struct TcpFlags {
+struct LocalFlags {
     /// Port of the local service
     #[arg(short = 'l', long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     local_port: u16,
@@ -165,6 +218,13 @@ struct TcpFlags {
     /// Host of the local service
     #[arg(short = 'i', long, value_name = "HOST", default_value = "127.0.0.1")]
     local_ip: String,
+}
+
+/// What to expose, and where.
+#[derive(Debug, Args)]
+struct TcpFlags {
+    #[command(flatten)]
+    local: LocalFlags,
 
     /// Public port on the server; 0 lets the server choose
     #[arg(short = 'r', long, value_name = "PORT", default_value_t = 0)]
@@ -186,22 +246,22 @@ struct TcpFlags {
 #[command(next_help_heading = "Server")]
 struct ServerFlags {
     /// The server [default: 127.0.0.1]
-    #[arg(short, long, value_name = "HOST[:PORT]", value_parser = |text: &str| flags::host_and_port(text).map(Address))]
+    #[arg(short, long, visible_alias = "server", value_name = "HOST[:PORT]", value_parser = |text: &str| flags::host_and_port(text).map(Address))]
     server_addr: Option<Address>,
 
     /// The server's port [default: 7000]
     #[arg(short = 'P', long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     server_port: Option<u16>,
 
-    /// Secret shared with the server
+    /// Token shared with the server
     #[arg(short, long, value_name = "TOKEN")]
     token: Option<String>,
 
-    /// File that holds the secret
+    /// File that holds the token
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
 
-    /// Prefix of the proxy's name, so that several users share one server
+    /// Prefix of names, so that several users share one server
     #[arg(short, long, value_name = "USER")]
     user: Option<String>,
 
@@ -222,9 +282,10 @@ struct ServerFlags {
 #[derive(Debug, Clone)]
 struct Address((String, Option<u16>));
 
-impl TcpFlags {
-    fn into_config(self, loader: &mut Loader) -> Result<Loaded<ClientConfig>, Failure> {
-        let server = self.server;
+impl ServerFlags {
+    /// A configuration with all but the services.
+    fn into_config(self, log: LogFlags, loader: &mut Loader) -> Result<Loaded<ClientConfig>, Failure> {
+        let server = self;
         loader.token = match (server.token, server.token_file) {
             (Some(token), _) => Some(Secret::new(token)),
             (None, Some(path)) => Some(read_token(&path).map_err(usage)?),
@@ -244,17 +305,168 @@ impl TcpFlags {
         config.client_id = server.client_id.filter(|id| !id.is_empty());
         config.transport.tls.enable = server.tls_enable;
         set(&mut config.transport.tls.server_name, server.tls_server_name);
-        self.log.apply(&mut config.log);
-        let name = self.name.unwrap_or_else(|| format!("tcp-{}", self.local_port));
-        config.proxies.push(ProxyConfig {
-            name: config.full_name(&name),
-            kind: ProxyKind::Tcp { remote_port: self.remote_port },
+        log.apply(&mut config.log);
+        Ok(loaded)
+    }
+}
+
+impl LocalFlags {
+    fn into_proxy(self, name: String, kind: ProxyKind) -> ProxyConfig {
+        ProxyConfig {
+            name,
+            kind,
             annotations: Default::default(),
             metadatas: Default::default(),
             local_ip: self.local_ip,
             local_port: self.local_port,
+        }
+    }
+}
+
+impl TcpFlags {
+    fn into_config(self, loader: &mut Loader) -> Result<Loaded<ClientConfig>, Failure> {
+        let mut loaded = self.server.into_config(self.log, loader)?;
+        let config = &mut loaded.config;
+        let name = self.name.unwrap_or_else(|| format!("tcp-{}", self.local.local_port));
+        let kind = ProxyKind::Tcp { remote_port: self.remote_port };
+        config.proxies.push(self.local.into_proxy(config.full_name(&name), kind));
+        Ok(loaded)
+    }
+}
+
+/// What to expose, and to whom.
+#[derive(Debug, Args)]
+struct StcpFlags {
+    #[command(flatten)]
+    local: LocalFlags,
+
+    /// Name of the proxy, unique on the server; visitors ask for it
+    #[arg(short = 'n', long = "proxy-name", value_name = "NAME", visible_alias = "name",
+          value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    name: String,
+
+    #[command(flatten)]
+    secret: SecretFlags,
+
+    /// Users whose visitors are let in, * for all [default: the user of -u]
+    #[arg(long, value_name = "USERS", value_delimiter = ',')]
+    allow_users: Vec<String>,
+
+    #[command(flatten)]
+    server: ServerFlags,
+
+    #[command(flatten)]
+    log: LogFlags,
+}
+
+impl StcpFlags {
+    fn into_config(self, loader: &mut Loader) -> Result<Loaded<ClientConfig>, Failure> {
+        let mut loaded = self.server.into_config(self.log, loader)?;
+        let risk = "the server, and every client that --allow-users admits, can reach this service";
+        let secret_key = self.secret.read(loader, risk, &mut loaded.warnings)?;
+        let config = &mut loaded.config;
+        let kind = ProxyKind::Stcp { secret_key, allow_users: self.allow_users };
+        config.proxies.push(self.local.into_proxy(config.full_name(&self.name), kind));
+        Ok(loaded)
+    }
+}
+
+/// What to reach, and from where.
+#[derive(Debug, Args)]
+struct VisitFlags {
+    /// Name of the proxy
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    name: String,
+
+    /// User that the proxy belongs to [default: the user of -u]
+    #[arg(long, value_name = "USER")]
+    server_user: Option<String>,
+
+    #[command(flatten)]
+    secret: SecretFlags,
+
+    /// Where to listen; port 0 is any free one [default: 127.0.0.1:0]
+    #[arg(long, value_name = "[ADDR:]PORT", value_parser = |text: &str| flags::listen_address(text).map(Place))]
+    bind: Option<Place>,
+
+    /// Do not listen: connect standard input and output to the service, as for ssh's ProxyCommand
+    #[arg(long, conflicts_with = "bind")]
+    stdio: bool,
+
+    #[command(flatten)]
+    server: ServerFlags,
+
+    #[command(flatten)]
+    log: LogFlags,
+}
+
+#[derive(Debug, Clone)]
+struct Place((Option<String>, u16));
+
+impl VisitFlags {
+    fn into_config(self, loader: &mut Loader) -> Result<Loaded<ClientConfig>, Failure> {
+        let chatty = self.log.log_level.is_some();
+        let mut loaded = self.server.into_config(self.log, loader)?;
+        let risk = "nothing proves that the other end is the one that is meant";
+        let secret_key = self.secret.read(loader, risk, &mut loaded.warnings)?;
+        let config = &mut loaded.config;
+        if self.stdio {
+            if config.log.to == LogTarget::Console {
+                config.log.to = LogTarget::Stderr;
+            }
+            // ssh shows it to the user between its own lines.
+            if !chatty {
+                config.log.level = LogLevel::Warn;
+            }
+        }
+        let (bind_addr, bind_port) = match self.bind {
+            Some(Place((addr, port))) => (addr, Some(port)),
+            None => (None, if self.stdio { None } else { Some(0) }),
+        };
+        let server_user = self.server_user.filter(|user| !user.is_empty());
+        config.visitors.push(VisitorConfig {
+            name: config.full_name(&self.name),
+            kind: VisitorKind::Stcp,
+            server_name: match server_user {
+                Some(user) => full_name(&user, &self.name),
+                None => config.full_name(&self.name),
+            },
+            secret_key,
+            bind_addr: bind_addr.unwrap_or_else(|| "127.0.0.1".to_owned()),
+            bind_port,
         });
         Ok(loaded)
+    }
+}
+
+/// The secret of a private service.
+#[derive(Debug, Args)]
+struct SecretFlags {
+    /// Secret of the private service, which the server never learns
+    #[arg(long, visible_alias = "sk", value_name = "SECRET")]
+    secret: Option<String>,
+
+    /// File that holds the secret
+    #[arg(long, value_name = "FILE", conflicts_with = "secret")]
+    secret_file: Option<PathBuf>,
+}
+
+impl SecretFlags {
+    /// The secret: from a flag, from a file, or from the environment.
+    fn read(self, loader: &Loader, risk: &str, warnings: &mut Vec<Problem>) -> Result<Secret, Failure> {
+        let secret = match (self.secret, self.secret_file) {
+            (Some(secret), _) => Secret::new(secret),
+            (None, Some(path)) => read_secret_key(&path).map_err(usage)?,
+            (None, None) => {
+                loader.env.get(SECRET_VARIABLE).map(|text| Secret::new(text.trim())).unwrap_or_default()
+            }
+        };
+        if secret.is_empty() {
+            let message =
+                format!("no secret is given (--secret-file, {SECRET_VARIABLE} or --secret): {risk}");
+            warnings.push(Problem::general(message));
+        }
+        Ok(secret)
     }
 }
 
@@ -344,8 +556,20 @@ mod tests {
 
     fn interpreted(args: &[&str]) -> Result<Invocation, Failure> {
         let args = std::iter::once("tunc").chain(args.iter().copied()).map(OsString::from);
-        let env = [("TUN_TOKEN".to_owned(), "from-env".to_owned())].into();
+        let env = [("TUN_TOKEN", "from-env"), ("TUN_SECRET", "secret-from-env\n")];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         interpret(args, Loader { strict: true, env, token: None })
+    }
+
+    /// The configuration with its one visitor, and whether it speaks on stdin and stdout.
+    fn visit(args: &[&str]) -> (ClientConfig, VisitorConfig, bool) {
+        match interpreted(args) {
+            Ok(Invocation::Visit { config, stdio, .. }) => {
+                let [visitor] = &config.config.visitors[..] else { panic!("{args:?}: {config:?}") };
+                (config.config.clone(), visitor.clone(), stdio)
+            }
+            other => panic!("{args:?}: {other:?}"),
+        }
     }
 
     fn run(args: &[&str]) -> ClientConfig {
@@ -431,6 +655,104 @@ mod tests {
     }
 
     #[test]
+    fn a_visit_needs_only_a_server_and_a_name() {
+        let (config, visitor, stdio) = visit(&["visit", "ssh", "-s", "example.com:7001"]);
+        assert_eq!((config.server_addr.as_str(), config.server_port), ("example.com", 7001));
+        assert_eq!(config.auth_token.expose(), "from-env");
+        assert!(config.proxies.is_empty() && !stdio);
+        assert_eq!((config.log.to, config.log.level), (LogTarget::Console, LogLevel::Info));
+        let want = VisitorConfig {
+            name: "ssh".into(),
+            kind: VisitorKind::Stcp,
+            server_name: "ssh".into(),
+            secret_key: "secret-from-env".into(),
+            bind_addr: "127.0.0.1".into(),
+            bind_port: Some(0),
+        };
+        assert_eq!(visitor, want);
+    }
+
+    #[test]
+    fn a_visitor_may_belong_to_another_user_and_listen_anywhere() {
+        let (config, visitor, _) = visit(&[
+            "visit",
+            "--server=example.com",
+            "-u",
+            "bob",
+            "--client-id=box",
+            "--sk=knock",
+            "--server_user",
+            "alice",
+            "--bind",
+            "[::1]:9000",
+            "--tls-enable=false",
+            "db",
+        ]);
+        assert_eq!((config.user.as_str(), config.client_id.as_deref()), ("bob", Some("box")));
+        assert!(!config.transport.tls.enable);
+        assert_eq!((visitor.name.as_str(), visitor.server_name.as_str()), ("bob.db", "alice.db"));
+        assert_eq!((visitor.bind_addr.as_str(), visitor.bind_port), ("::1", Some(9000)));
+        assert_eq!(visitor.secret_key.expose(), "knock");
+        let (_, visitor, _) = visit(&["visit", "db", "-u", "bob", "--bind=9000"]);
+        assert_eq!((visitor.server_name.as_str(), visitor.bind_addr.as_str()), ("bob.db", "127.0.0.1"));
+        assert_eq!(visitor.bind_port, Some(9000));
+    }
+
+    #[test]
+    fn standard_output_belongs_to_the_connection_when_it_is_asked_for() {
+        let (config, visitor, stdio) = visit(&["visit", "ssh", "--stdio"]);
+        assert!(stdio);
+        assert_eq!(visitor.bind_port, None);
+        assert_eq!((config.log.to, config.log.level), (LogTarget::Stderr, LogLevel::Warn));
+        let (config, ..) = visit(&["visit", "ssh", "--stdio", "--log-level=info", "--log-file=console"]);
+        assert_eq!((config.log.to, config.log.level), (LogTarget::Stderr, LogLevel::Info));
+        assert_eq!(visit(&["-v", "visit", "ssh", "--stdio"]).0.log.level, LogLevel::Debug);
+        let (config, ..) = visit(&["visit", "ssh", "--stdio", "--log-file=x.log"]);
+        assert_eq!(config.log.to, LogTarget::File("x.log".into()));
+    }
+
+    #[test]
+    fn a_private_service_is_exposed_without_a_file() {
+        let secret = file("from-file\n");
+        let path = secret.path().to_str().unwrap();
+        let config = run(&[
+            "stcp",
+            "-n",
+            "ssh",
+            "-l",
+            "22",
+            "-i",
+            "10.0.0.1",
+            "-u",
+            "alice",
+            "--secret-file",
+            path,
+            "--allow_users",
+            "bob,*",
+        ]);
+        let [proxy] = &config.proxies[..] else { panic!("one proxy") };
+        let place = (proxy.name.as_str(), proxy.local_ip.as_str(), proxy.local_port);
+        assert_eq!(place, ("alice.ssh", "10.0.0.1", 22));
+        let allow_users = vec!["bob".to_owned(), "*".to_owned()];
+        assert_eq!(proxy.kind, ProxyKind::Stcp { secret_key: "from-file".into(), allow_users });
+        let config = run(&["stcp", "-n", "ssh", "-l", "22"]);
+        let kind = ProxyKind::Stcp { secret_key: "secret-from-env".into(), allow_users: Vec::new() };
+        assert_eq!(config.proxies[0].kind, kind);
+    }
+
+    #[test]
+    fn a_missing_secret_is_worth_one_warning() {
+        for args in [&["stcp", "-n", "a", "-l", "1", "--sk="][..], &["visit", "a", "--secret="]] {
+            let warnings = match interpreted(args) {
+                Ok(Invocation::Run { config, .. } | Invocation::Visit { config, .. }) => config.warnings,
+                other => panic!("{args:?}: {other:?}"),
+            };
+            let [warning] = &warnings[..] else { panic!("one warning: {warnings:?}") };
+            assert!(warning.to_string().starts_with("no secret is given"), "{warning}");
+        }
+    }
+
+    #[test]
     fn wrong_flags_are_usage_errors() {
         for (args, part) in [
             (&["tcp"][..], "--local-port"),
@@ -440,6 +762,16 @@ mod tests {
             (&["tcp", "-l", "1", "-n", ""], "value is required"),
             (&["tcp", "-l", "1", "--token-file", "/nonexistent"], "/nonexistent"),
             (&["-c", "x", "tcp", "-l", "1"], "leave out -c"),
+            (&["-c", "x", "visit", "a"], "leave out -c"),
+            (&["visit"], "<NAME>"),
+            (&["visit", ""], "value is required"),
+            (&["visit", "a", "--bind", "1", "--stdio"], "cannot be used with"),
+            (&["visit", "a", "--bind", "::1:1"], "brackets"),
+            (&["visit", "a", "--secret", "b", "--secret-file", "c"], "cannot be used with"),
+            (&["visit", "a", "--secret-file", "/nonexistent"], "secret file /nonexistent"),
+            (&["stcp", "-l", "1"], "--proxy-name"),
+            (&["stcp", "-n", "a"], "--local-port"),
+            (&["stcp", "-n", "a", "-l", "1", "-r", "2"], "unexpected argument"),
             (&["udp"], "unrecognized"),
         ] {
             let message = refused(args);

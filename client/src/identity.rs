@@ -2,10 +2,12 @@
 //!
 //! It must be the same when the client is started again, so that it gets its place back at once, and differ between
 //! clients, so that they do not take each other's. So it is made of the machine, the user and what was started: the
-//! configuration file, or the services named on the command line.
+//! configuration file, or the services named on the command line. Visits without a port of their own have none to get back,
+//! and several may run at once: each is a new client.
 
 use ring::digest::{Context, SHA256};
 use tun_common::config::{ClientConfig, ProxyKind};
+use tun_common::random;
 
 /// The configured name, or one made up from what is stable.
 pub(crate) fn identity(config: &ClientConfig) -> String {
@@ -31,6 +33,14 @@ pub(crate) fn identity(config: &ClientConfig) -> String {
                 };
                 add(&format!("{} {}:{} {place}", proxy.name, proxy.local_ip, proxy.local_port));
             }
+            for visitor in &config.visitors {
+                let place = match visitor.bind_port {
+                    Some(port) if port > 0 => format!("{}:{port}", visitor.bind_addr),
+                    // Such visits run side by side, each as a client of its own.
+                    _ => format!("{:?}", random::bytes::<16>()),
+                };
+                add(&format!("{} {place}", visitor.server_name));
+            }
         }
     }
     let digest = digest.finish();
@@ -55,6 +65,7 @@ fn machine_id() -> String {
 mod tests {
     use super::*;
     use std::path::PathBuf;
+    use tun_common::config::{VisitorConfig, VisitorKind};
 
     #[test]
     fn a_name_is_stable_for_one_file_and_differs_between_files_users_and_configured_names() {
@@ -70,5 +81,24 @@ mod tests {
         assert_ne!(of("/etc/a.toml", ""), of("/etc/a.toml", "me"));
         let named = ClientConfig { client_id: Some("home".into()), ..ClientConfig::default() };
         assert_eq!(identity(&named), "home");
+    }
+
+    #[test]
+    fn visits_to_one_service_take_each_others_place_only_on_one_port() {
+        let of = |bind_port| {
+            let visitor = VisitorConfig {
+                name: "ssh".into(),
+                kind: VisitorKind::Stcp,
+                server_name: "ssh".into(),
+                secret_key: Default::default(),
+                bind_addr: "127.0.0.1".into(),
+                bind_port,
+            };
+            identity(&ClientConfig { visitors: vec![visitor], ..ClientConfig::default() })
+        };
+        assert_eq!(of(Some(9000)), of(Some(9000)));
+        assert_ne!(of(Some(9000)), of(Some(9001)));
+        assert_ne!(of(Some(0)), of(Some(0)));
+        assert_ne!(of(None), of(None));
     }
 }

@@ -21,6 +21,11 @@ const EXIT_REFUSED: u8 = 3;
 fn main() -> ExitCode {
     let text = match cli::parse() {
         Invocation::Run { config, verbose } => return run(&config, verbose),
+        Invocation::Visit { config, stdio, verbose } => {
+            let _ = (config, stdio, verbose);
+            eprintln!("tunc: visit is not wired");
+            return ExitCode::FAILURE;
+        }
         Invocation::Verify { path, warnings } => {
             for warning in warnings {
                 eprintln!("tunc: warning: {warning}");

@@ -38,6 +38,7 @@ pub use types::{
     ClientConfig, ClientTls, ClientTransport, DEFAULT_DRAIN_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL,
     DEFAULT_HEARTBEAT_TIMEOUT, DEFAULT_PORT, DEFAULT_TCP_KEEPALIVE, LogConfig, LogFormat, LogLevel,
     LogTarget, ProxyConfig, ProxyKind, ServerConfig, ServerTls, ServerTransport, VisitorConfig, VisitorKind,
+    full_name,
 };
 
 /// Loads a server's file with the process's environment; unknown keys are errors.

@@ -57,6 +57,27 @@ pub fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
     Ok((host.to_owned(), port))
 }
 
+/// Reads where to listen: `PORT` or `ADDR:PORT`, an IPv6 address in brackets. Port 0 is any free one.
+pub fn listen_address(text: &str) -> Result<(Option<String>, u16), String> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (Some(host), port),
+        None => (None, text),
+    };
+    let port = port.parse::<u16>().map_err(|_| format!("{port:?} is not a port from 0 to 65535"))?;
+    let host = match host {
+        // An address without brackets might have lost its last part to the port.
+        Some(host) if host.contains(':') && !host.starts_with('[') => {
+            return Err("an IPv6 address needs brackets before its port".to_owned());
+        }
+        Some(host) => match host_and_port(host)? {
+            (host, None) => Some(host),
+            (_, Some(_)) => return Err("there are two ports".to_owned()),
+        },
+        None => None,
+    };
+    Ok((host, port))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +97,21 @@ mod tests {
         assert_eq!(port_ranges("1000-2000, 3000"), Ok(vec![1000..=2000, 3000..=3000]));
         for wrong in ["", "0", "5-4", "a", "1-2-3", "70000", "1,,2"] {
             assert!(port_ranges(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_place_to_listen_is_a_port_that_may_have_an_address() {
+        let read = |text| listen_address(text).map(|(host, port)| format!("{host:?} {port}"));
+        assert_eq!(read("9000"), Ok("None 9000".into()));
+        assert_eq!(read("0"), Ok("None 0".into()));
+        assert_eq!(read("0.0.0.0:0"), Ok("Some(\"0.0.0.0\") 0".into()));
+        assert_eq!(read("[::1]:22"), Ok("Some(\"::1\") 22".into()));
+        assert_eq!(read("localhost:22"), Ok("Some(\"localhost\") 22".into()));
+        for wrong in
+            ["", "a", ":1", "::1", "::1:22", "a:", "a:b", "a:70000", "[::1]", "[::1]:1:2", "a:1:2", "a b:1"]
+        {
+            assert!(read(wrong).is_err(), "{wrong:?}");
         }
     }
 

@@ -245,7 +245,8 @@ impl ClientConfig {
     }
 }
 
-pub(super) fn full_name(user: &str, name: &str) -> String {
+/// A name on the server: that of a user, or of nobody when `user` is empty.
+pub fn full_name(user: &str, name: &str) -> String {
     if user.is_empty() { name.to_owned() } else { format!("{user}.{name}") }
 }
 
