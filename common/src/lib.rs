@@ -2,6 +2,7 @@
 //!
 //! * [`link`]: authenticated, multiplexed connections.
 //! * [`session`]: the driver of resumable streams over one or more links; [`control`] is one of them.
+//! * [`peer`]: how two clients meet through the server, unseen by it.
 //! * [`limit`]: how often something may happen.
 //! * [`lifecycle`]: who owns which task.
 //! * [`config`] and [`log`]: what the programs are told, and what they tell.
@@ -15,6 +16,7 @@ pub mod lifecycle;
 pub mod limit;
 pub mod link;
 pub mod log;
+pub mod peer;
 pub mod random;
 pub mod session;
 pub mod shutdown;

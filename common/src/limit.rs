@@ -1,59 +1,58 @@
-//! How often an address may fail to log in. This is the only file that knows the rate limiter.
+//! How often somebody may fail to prove a secret. This is the only file that knows the rate limiter.
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tun_proto::admission::network;
 use tun_proto::limits::{LOGIN_FAILURE_BURST, LOGIN_FAILURE_REFILL};
 
-/// Addresses remembered as blocked; beyond, those whose time is over are forgotten first.
+/// Keys remembered as blocked; beyond, all are forgotten, which costs an attacker with so many addresses more than it
+/// gains him.
 const MAX_BLOCKED: usize = 64 * 1024;
 
-/// Counts failed logins by address (IPv6: by /64).
-pub struct LoginFailures {
-    limiter: DefaultKeyedRateLimiter<IpAddr>,
+/// Counts failures by key.
+pub struct Failures<K: Hash + Eq + Clone> {
+    limiter: DefaultKeyedRateLimiter<K>,
     clock: DefaultClock,
-    blocked: Mutex<HashMap<IpAddr, Instant>>,
+    blocked: Mutex<HashMap<K, Instant>>,
 }
 
-impl Default for LoginFailures {
-    fn default() -> Self {
-        let burst = NonZeroU32::new(LOGIN_FAILURE_BURST).unwrap_or(NonZeroU32::MIN);
-        let quota =
-            Quota::with_period(LOGIN_FAILURE_REFILL).unwrap_or(Quota::per_minute(burst)).allow_burst(burst);
-        LoginFailures {
+impl<K: Hash + Eq + Clone> Failures<K> {
+    /// Forgives `burst` failures at once, and one more for every `refill`.
+    pub fn new(burst: u32, refill: Duration) -> Self {
+        let burst = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::with_period(refill).unwrap_or(Quota::per_minute(burst)).allow_burst(burst);
+        Failures {
             limiter: RateLimiter::keyed(quota),
             clock: DefaultClock::default(),
             blocked: Mutex::default(),
         }
     }
-}
 
-impl LoginFailures {
-    /// How long the address has to wait before it may try again; `None` if it may now.
-    pub fn blocked(&self, address: IpAddr) -> Option<Duration> {
-        let until = *self.lock().get(&network(address))?;
+    /// How long `key` has to wait before it may try again; `None` if it may now.
+    pub fn blocked(&self, key: &K) -> Option<Duration> {
+        let until = *self.lock().get(key)?;
         until.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero())
     }
 
-    /// Counts a failed login.
-    pub fn note(&self, address: IpAddr) {
-        let key = network(address);
-        let Err(refused) = self.limiter.check_key(&key) else { return };
+    /// Counts a failure.
+    pub fn note(&self, key: &K) {
+        let Err(refused) = self.limiter.check_key(key) else { return };
         let until = Instant::now() + refused.wait_time_from(self.clock.now());
         let mut blocked = self.lock();
         if blocked.len() >= MAX_BLOCKED {
             blocked.clear();
         }
-        blocked.insert(key, until);
+        blocked.insert(key.clone(), until);
     }
 
-    /// Forgets addresses that have behaved for a while; to be called now and then, or the memory grows with every
-    /// address that ever failed.
+    /// Forgets keys that have behaved for a while; to be called now and then, or the memory grows with every key that
+    /// ever failed.
     pub fn tidy(&self) {
         self.limiter.retain_recent();
         self.limiter.shrink_to_fit();
@@ -61,8 +60,34 @@ impl LoginFailures {
         self.lock().retain(|_, until| *until > now);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<IpAddr, Instant>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Instant>> {
         self.blocked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts failed logins by address (IPv6: by /64).
+pub struct LoginFailures(Failures<IpAddr>);
+
+impl Default for LoginFailures {
+    fn default() -> Self {
+        LoginFailures(Failures::new(LOGIN_FAILURE_BURST, LOGIN_FAILURE_REFILL))
+    }
+}
+
+impl LoginFailures {
+    /// How long the address has to wait before it may try again; `None` if it may now.
+    pub fn blocked(&self, address: IpAddr) -> Option<Duration> {
+        self.0.blocked(&network(address))
+    }
+
+    /// Counts a failed login.
+    pub fn note(&self, address: IpAddr) {
+        self.0.note(&network(address));
+    }
+
+    /// As [`Failures::tidy`].
+    pub fn tidy(&self) {
+        self.0.tidy();
     }
 }
 

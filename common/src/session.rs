@@ -11,7 +11,7 @@ mod mailbox;
 mod pump;
 mod reader;
 
-pub use local::{Local, dialing, pipe};
+pub use local::{Local, coupling, dialing, pipe};
 pub use pump::Outcome;
 
 use crate::lifecycle::Tasks;

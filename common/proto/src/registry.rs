@@ -37,6 +37,7 @@ pub struct Registry {
 struct Proxy {
     identity: String,
     session: Id,
+    /// 0 for a proxy without a public port.
     port: u16,
 }
 
@@ -116,11 +117,14 @@ impl Registry {
             if proxy.identity != identity {
                 return Err(ClaimError::NameTaken(proxy.identity.clone()));
             }
-            if port == 0 || port == proxy.port {
+            if proxy.port != 0 && (port == 0 || port == proxy.port) {
                 return Ok(Claim::TakeOver { port: proxy.port });
             }
         }
-        let held = self.proxies.iter().filter(|(other, proxy)| proxy.identity == identity && *other != name);
+        let held = self
+            .proxies
+            .iter()
+            .filter(|(other, proxy)| proxy.identity == identity && proxy.port != 0 && *other != name);
         if self.max_per_client > 0 && held.count() >= self.max_per_client as usize {
             return Err(ClaimError::TooMany(self.max_per_client));
         }
@@ -135,6 +139,17 @@ impl Registry {
         if ports.is_empty() { Err(ClaimError::Exhausted) } else { Ok(Claim::Bind { ports }) }
     }
 
+    /// Judges a client's wish for `name` without a port; record it with [`Registry::bound`] and port 0.
+    ///
+    /// # Errors
+    /// [`ClaimError::NameTaken`].
+    pub fn claim_name(&self, identity: &str, name: &str) -> Result<(), ClaimError> {
+        match self.proxies.get(name) {
+            Some(proxy) if proxy.identity != identity => Err(ClaimError::NameTaken(proxy.identity.clone())),
+            _ => Ok(()),
+        }
+    }
+
     /// Records that `name` is served on `port` by `session`; `chosen` if the server chose the port.
     pub fn bound(&mut self, identity: &str, name: &str, session: Id, port: u16, chosen: bool, now: Instant) {
         let proxy = Proxy { identity: identity.to_owned(), session, port };
@@ -143,7 +158,9 @@ impl Registry {
         {
             self.ports.remove(&before.port);
         }
-        self.ports.insert(port, name.to_owned());
+        if port != 0 {
+            self.ports.insert(port, name.to_owned());
+        }
         if chosen {
             self.reserve(name, port, now);
         }
@@ -154,9 +171,9 @@ impl Registry {
         self.proxies.get(name).map(|proxy| proxy.session)
     }
 
-    /// The port of `name`.
+    /// The public port of `name`.
     pub fn port_of(&self, name: &str) -> Option<u16> {
-        self.proxies.get(name).map(|proxy| proxy.port)
+        self.proxies.get(name).map(|proxy| proxy.port).filter(|port| *port != 0)
     }
 
     /// The names that `session` serves.

@@ -3,6 +3,7 @@
 //! * [`stream`]: one resumable stream, made of [`send`] and [`recv`] halves and its attachments to links.
 //! * [`budget`]: the memory that all streams of a session share.
 //! * [`login`]: the handshake of a link, both sides.
+//! * [`pairing`]: how a visitor and a client get to trust each other through the server.
 //! * [`heartbeat`]: when to ask for a sign of life, and when to give a link up.
 //! * [`takeover`]: which instance of an identity holds its place.
 
@@ -10,6 +11,7 @@ mod attachment;
 pub mod budget;
 pub mod heartbeat;
 pub mod login;
+pub mod pairing;
 pub mod recv;
 pub mod send;
 pub mod stream;

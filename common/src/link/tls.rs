@@ -186,6 +186,89 @@ impl ClientTls {
     }
 }
 
+/// TLS between two peers inside a relayed stream: the accepting side has a certificate of its own making, whose
+/// fingerprint the pairing vouches for (see [`tun_proto::session::pairing`]).
+#[derive(Clone)]
+pub struct PeerTls {
+    acceptor: TlsAcceptor,
+    connector: TlsConnector,
+    name: ServerName<'static>,
+    fingerprint: Bytes32,
+}
+
+impl PeerTls {
+    /// Makes a certificate that lives as long as the process.
+    ///
+    /// # Errors
+    /// [`TlsError`] if that is not possible.
+    pub fn new() -> Result<Self, TlsError> {
+        let (chain, key) = self_signed()?;
+        let fingerprint = fingerprint(&chain[0]);
+        let mut server = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)?;
+        server.send_tls13_tickets = 0;
+        // The confirmation leaves with the handshake's own flight, which saves a round trip. It is meant for whoever
+        // started this handshake and knows the secret, so it need not wait for the client's last message.
+        server.send_half_rtt_data = true;
+        let client = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())))
+            .with_no_client_auth();
+        let name = ServerName::try_from(OWN_NAME).map_err(|_| TlsError::ServerName(OWN_NAME.into()))?;
+        Ok(PeerTls {
+            acceptor: TlsAcceptor::from(Arc::new(server)),
+            connector: TlsConnector::from(Arc::new(client)),
+            name,
+            fingerprint,
+        })
+    }
+
+    /// Fingerprint (SHA-256) of this side's certificate.
+    pub fn fingerprint(&self) -> Bytes32 {
+        self.fingerprint
+    }
+
+    /// Takes the accepting part; `first` leaves encrypted with the handshake. Not cancellation safe: the stream is lost.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the peer or the stream.
+    pub async fn accept<S: super::Io>(
+        &self,
+        stream: S,
+        first: &[u8],
+    ) -> std::io::Result<Secured<tokio_rustls::server::TlsStream<S>>> {
+        let mut written = Ok(());
+        let stream = self
+            .acceptor
+            .accept_with(stream, |connection| {
+                written = std::io::Write::write_all(&mut connection.writer(), first)
+            })
+            .await?;
+        written?;
+        let exporter = exporter(|out| stream.get_ref().1.export_keying_material(out, EXPORTER_LABEL, None))?;
+        Ok(Secured { stream, exporter, certificate: Some(self.fingerprint) })
+    }
+
+    /// Takes the connecting part. Not cancellation safe: the stream is lost.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the peer or the stream.
+    pub async fn connect<S: super::Io>(
+        &self,
+        stream: S,
+    ) -> std::io::Result<Secured<tokio_rustls::client::TlsStream<S>>> {
+        let stream = self.connector.connect(self.name.clone(), stream).await?;
+        let connection = stream.get_ref().1;
+        let exporter = exporter(|out| connection.export_keying_material(out, EXPORTER_LABEL, None))?;
+        let certificate =
+            connection.peer_certificates().and_then(|chain| chain.first()).map(|leaf| fingerprint(leaf));
+        Ok(Secured { stream, exporter, certificate })
+    }
+}
+
 /// The one place that names the cryptography: ring, which is the fastest and smallest on common processors.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())

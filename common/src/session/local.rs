@@ -6,6 +6,8 @@ use bytes::{BufMut, BytesMut};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncWrite, DuplexStream};
 use tokio::net::TcpStream;
@@ -115,7 +117,14 @@ impl Local for Dialing {
 /// A pipe: one end for a stream, the other for a task of this program.
 pub fn pipe(capacity: usize) -> (Box<dyn Local>, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(capacity);
-    (Box::new(Pipe { io: ours, ahead: BytesMut::new(), ended: false }), theirs)
+    (Box::new(Pipe::new(ours, Arc::default())), theirs)
+}
+
+/// A pipe between two streams; an abort of one aborts the other.
+pub fn coupling(capacity: usize) -> (Box<dyn Local>, Box<dyn Local>) {
+    let (one, other) = tokio::io::duplex(capacity);
+    let aborted = Arc::<AtomicBool>::default();
+    (Box::new(Pipe::new(one, aborted.clone())), Box::new(Pipe::new(other, aborted)))
 }
 
 struct Pipe {
@@ -123,6 +132,14 @@ struct Pipe {
     /// Read to find out whether there is something to read.
     ahead: BytesMut,
     ended: bool,
+    /// One of the ends was aborted.
+    aborted: Arc<AtomicBool>,
+}
+
+impl Pipe {
+    fn new(io: DuplexStream, aborted: Arc<AtomicBool>) -> Self {
+        Pipe { io, ahead: BytesMut::new(), ended: false, aborted }
+    }
 }
 
 impl Local for Pipe {
@@ -138,6 +155,9 @@ impl Local for Pipe {
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut Limit<&mut BytesMut>) -> Poll<io::Result<usize>> {
         ready!(self.poll_readable(cx));
+        if self.ahead.is_empty() && self.aborted.load(Ordering::Acquire) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         let n = self.ahead.len().min(buf.remaining_mut());
         buf.put_slice(&self.ahead.split_to(n));
         if self.ahead.is_empty() {
@@ -154,7 +174,9 @@ impl Local for Pipe {
         AsyncWrite::poll_shutdown(Pin::new(&mut self.io), cx)
     }
 
-    fn reset(&mut self) {}
+    fn reset(&mut self) {
+        self.aborted.store(true, Ordering::Release);
+    }
 }
 
 /// What stands in for the local end of a stream that is refused, or whose local end is gone.

@@ -306,6 +306,7 @@ mod tests {
         Hello {
             program: "test".into(),
             identity: "home".into(),
+            user: String::new(),
             instance: Id([1; 16]),
             intent: Intent::Login { first: true },
             heartbeat_ms: 3000,

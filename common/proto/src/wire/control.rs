@@ -29,7 +29,7 @@ pub enum ServerMessage {
         /// The proxy's name.
         name: String,
         /// Where it can be reached, or why it cannot.
-        outcome: Result<PublicAddress, String>,
+        outcome: Result<Exposure, String>,
     },
     /// Another instance of this client's identity logged in; this one gets no new streams.
     Superseded {
@@ -70,6 +70,20 @@ pub enum ProxyKind {
         #[serde(default)]
         previous_port: Option<u16>,
     },
+    /// Nothing public: visitors who know the secret reach it through the server.
+    Stcp {
+        /// Users whose visitors are let through; empty for those of the client's own user, `*` for all.
+        allow_users: Vec<String>,
+    },
+}
+
+/// How a proxy can be reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Exposure {
+    /// At an address of the server.
+    Public(PublicAddress),
+    /// By visitors.
+    Private,
 }
 
 /// Where a proxy can be reached.
@@ -101,6 +115,20 @@ pub enum StreamMeta {
     Proxy {
         /// The proxy's name.
         name: String,
+        /// The visitor's address.
+        source: String,
+    },
+    /// A visitor's way to a private proxy, opened by the visitor's client; the server relays it.
+    Visit {
+        /// The proxy's name.
+        proxy: String,
+    },
+    /// The other half of the same, opened by the server.
+    Visitor {
+        /// The proxy's name.
+        proxy: String,
+        /// The visitor's user, as it says.
+        user: String,
         /// The visitor's address.
         source: String,
     },

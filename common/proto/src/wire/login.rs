@@ -78,6 +78,9 @@ pub struct Hello {
     pub program: String,
     /// Name under which the client is known to the server; see [`crate::session::takeover`].
     pub identity: String,
+    /// The client's user, by which visitors of private proxies are let through.
+    #[serde(default)]
+    pub user: String,
     /// This run of the client.
     pub instance: Id,
     /// What the link is for.
@@ -222,6 +225,7 @@ mod tests {
         let hello = Hello {
             program: "0.1.0".into(),
             identity: "home".into(),
+            user: String::new(),
             instance: Id([1; 16]),
             intent: Intent::Login { first: true },
             heartbeat_ms: 3000,
