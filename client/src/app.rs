@@ -3,13 +3,18 @@
 use crate::backend::Backends;
 use crate::control::{Connection, Ended};
 use crate::dial::{self, DialError};
+use crate::peers::Peers;
 use crate::settings::Settings;
+use crate::visit::{self, Request, VisitError, Visitor, listen, stdio};
 use anyhow::Context;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tun_common::config::ClientConfig;
+use tokio::sync::{mpsc, watch};
+use tun_common::config::{ClientConfig, VisitorConfig};
 use tun_common::lifecycle::Tasks;
 use tun_common::random;
+use tun_common::session::{Outcome, Session};
 use tun_common::shutdown::Shutdown;
 use tun_proto::backoff::Backoff;
 use tun_proto::limits::STANDBY_RETRY;
@@ -38,6 +43,9 @@ pub(crate) enum Exit {
     /// The server refused the client.
     #[error("{0}")]
     Refused(#[source] DialError),
+    /// The proxy to visit cannot be.
+    #[error("the proxy cannot be visited: {0}")]
+    NotVisited(#[source] VisitError),
     /// Something on this side does not work.
     #[error("{0:#}")]
     Failed(#[from] anyhow::Error),
@@ -45,33 +53,105 @@ pub(crate) enum Exit {
 
 /// Runs the client until it is told to stop.
 pub(crate) async fn run(config: &ClientConfig) -> Result<(), Exit> {
-    let settings = Arc::new(Settings::new(config)?);
-    let tasks = Tasks::new();
-    let shutdown = Shutdown::listen(&tasks).context("signals cannot be listened to")?;
-    tracing::info!("tunc {}, client \"{}\"", env!("CARGO_PKG_VERSION"), settings.identity);
-    if settings.proxies.is_empty() && config.visitors.is_empty() {
+    let client = Client::new(config)?;
+    if config.proxies.is_empty() && config.visitors.is_empty() {
         tracing::warn!("the configuration names no proxy to serve");
     }
     for visitor in &config.visitors {
-        tracing::error!("[{}] start visitor error: visitors are not wired", visitor.name);
+        client.listen(visitor, None)?;
     }
-    let client = Client { backends: Arc::new(Backends::new(&settings.proxies)), settings, tasks, shutdown };
-    let result = client.run().await;
-    client.tasks.shut_down(LAST_DEADLINE).await;
-    if result.is_ok() {
-        tracing::info!("stopped");
-    }
-    result
+    client.finish(client.run().await).await
+}
+
+/// Visits one proxy: over a local port until told to stop, or over standard input and output until that connection ends.
+pub(crate) async fn visit(config: &ClientConfig, over_stdio: bool) -> Result<(), Exit> {
+    let client = Client::new(config)?;
+    let (refused, mut refusals) = mpsc::channel(1);
+    let connection = async {
+        for visitor in &config.visitors {
+            if over_stdio {
+                let requests = client.visitor(visitor, Some(refused.clone()));
+                return Ok(stdio::connect(requests).await);
+            }
+            client.listen(visitor, Some(refused.clone()))?;
+        }
+        std::future::pending::<Result<_, Exit>>().await
+    };
+    let mut running = pin!(client.run());
+    let result = tokio::select! {
+        result = &mut running => return client.finish(result).await,
+        ended = connection => match ended {
+            Ok(Some(Outcome { reset: None, .. })) => Ok(()),
+            Ok(_) => Err(Exit::Failed(anyhow::anyhow!("the connection was cut"))),
+            Err(error) => Err(error),
+        },
+        Some(error) = refusals.recv() => Err(Exit::NotVisited(error)),
+    };
+    // The server gets a goodbye, as after any other end.
+    client.shutdown.ask();
+    let stopped = running.await;
+    client.finish(result.and(stopped)).await
 }
 
 struct Client {
     settings: Arc<Settings>,
     backends: Arc<Backends>,
+    /// The session with the server, while there is one.
+    server: watch::Sender<Option<Session>>,
     tasks: Tasks,
     shutdown: Shutdown,
 }
 
 impl Client {
+    fn new(config: &ClientConfig) -> Result<Self, Exit> {
+        let settings = Arc::new(Settings::new(config)?);
+        let tasks = Tasks::new();
+        let shutdown = Shutdown::listen(&tasks).context("signals cannot be listened to")?;
+        tracing::info!("tunc {}, client \"{}\"", env!("CARGO_PKG_VERSION"), settings.identity);
+        let peers = Peers::new(settings.peer_tls.clone(), settings.heartbeat_timeout, tasks.child());
+        let backends = Arc::new(Backends::new(&settings.proxies, peers));
+        Ok(Client { settings, backends, server: watch::Sender::new(None), tasks, shutdown })
+    }
+
+    /// Starts a visitor; returns where connections are handed to it.
+    fn visitor(
+        &self,
+        config: &VisitorConfig,
+        refused: Option<mpsc::Sender<VisitError>>,
+    ) -> mpsc::Sender<Request> {
+        let (requests, receiver) = mpsc::channel(visit::BACKLOG);
+        let visitor = Visitor {
+            config: config.clone(),
+            settings: self.settings.clone(),
+            server: self.server.subscribe(),
+            tasks: self.tasks.child(),
+            shutdown: self.shutdown.clone(),
+            refused,
+        };
+        self.tasks.spawn(visitor.run(receiver));
+        requests
+    }
+
+    /// Starts a visitor with a local port, if it is to have one.
+    fn listen(&self, config: &VisitorConfig, refused: Option<mpsc::Sender<VisitError>>) -> Result<(), Exit> {
+        let Some(port) = config.bind_port else { return Ok(()) };
+        let listener = listen::bind(&config.bind_addr, port)
+            .with_context(|| format!("[{}] start visitor error", config.name))?;
+        let address = listener.local_addr().context("the visitor's port")?;
+        let requests = self.visitor(config, refused);
+        tracing::info!("[{}] start visitor success, listening on {address}", config.name);
+        self.tasks.spawn(listen::serve(config.name.clone(), listener, requests));
+        Ok(())
+    }
+
+    async fn finish(&self, result: Result<(), Exit>) -> Result<(), Exit> {
+        self.tasks.shut_down(LAST_DEADLINE).await;
+        if result.is_ok() {
+            tracing::info!("stopped");
+        }
+        result
+    }
+
     async fn run(&self) -> Result<(), Exit> {
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, u64::from_le_bytes(random::bytes()));
         let mut had_session = false;
@@ -96,7 +176,10 @@ impl Client {
                         dialled,
                         &mut ports,
                     );
-                    match connection.serve(&self.shutdown).await {
+                    self.server.send_replace(Some(connection.session()));
+                    let ended = connection.serve(&self.shutdown).await;
+                    self.server.send_replace(None);
+                    match ended {
                         Ended::Stopped => return Ok(()),
                         Ended::Superseded => {
                             standing_by = true;

@@ -3,33 +3,62 @@
 pub(crate) mod tcp;
 
 use crate::backend::tcp::TcpBackend;
+use crate::peers::{Peers, PrivateService};
 use std::collections::HashMap;
 use std::sync::Arc;
-use tun_common::config::ProxyConfig;
+use tun_common::config::{ProxyConfig, ProxyKind};
 use tun_common::session::{Handler, Local, Session};
 use tun_proto::wire::control::StreamMeta;
 use tun_proto::wire::stream::ResetCode;
 
 /// The services behind the proxies, by proxy name.
 pub(crate) struct Backends {
-    services: HashMap<String, Arc<TcpBackend>>,
+    public: HashMap<String, Arc<TcpBackend>>,
+    private: HashMap<String, Arc<PrivateService>>,
+    peers: Arc<Peers>,
 }
 
 impl Backends {
     /// The services that the configuration names.
-    pub(crate) fn new(proxies: &[ProxyConfig]) -> Self {
-        let services = proxies.iter().map(|proxy| (proxy.name.clone(), Arc::new(TcpBackend::new(proxy))));
-        Backends { services: services.collect() }
+    pub(crate) fn new(proxies: &[ProxyConfig], peers: Arc<Peers>) -> Self {
+        let mut backends = Backends { public: HashMap::new(), private: HashMap::new(), peers };
+        for proxy in proxies {
+            let name = proxy.name.clone();
+            let backend = Arc::new(TcpBackend::new(proxy));
+            match &proxy.kind {
+                ProxyKind::Tcp { .. } => {
+                    backends.public.insert(name, backend);
+                }
+                ProxyKind::Stcp { secret_key, .. } => {
+                    let service = PrivateService { name: name.clone(), secret: secret_key.clone(), backend };
+                    backends.private.insert(name, Arc::new(service));
+                }
+            }
+        }
+        backends
+    }
+}
+
+impl Backends {
+    /// Resolves when visitors have nothing open any more; their sessions are over then.
+    pub(crate) async fn drain_visitors(&self) {
+        self.peers.drain().await;
     }
 }
 
 impl Handler for Backends {
     fn open(&self, _: &Session, meta: &[u8]) -> Result<Box<dyn Local>, ResetCode> {
-        let Ok(StreamMeta::Proxy { name, source }) = serde_json::from_slice(meta) else {
-            return Err(ResetCode::Refused);
-        };
-        let service = self.services.get(&name).ok_or(ResetCode::Refused)?;
-        tracing::debug!("[{name}] connection from {source}");
-        Ok(service.clone().connect())
+        match serde_json::from_slice(meta) {
+            Ok(StreamMeta::Proxy { name, source }) => {
+                let service = self.public.get(&name).ok_or(ResetCode::Refused)?;
+                tracing::debug!("[{name}] connection from {source}");
+                Ok(service.clone().connect())
+            }
+            Ok(StreamMeta::Visitor { proxy, source, .. }) => {
+                let service = self.private.get(&proxy).ok_or(ResetCode::Refused)?;
+                self.peers.receive(service.clone(), source)
+            }
+            _ => Err(ResetCode::Refused),
+        }
     }
 }

@@ -27,9 +27,7 @@ use tun_proto::auth::SessionSecret;
 use tun_proto::backoff::Backoff;
 use tun_proto::limits::RESUME_WINDOW;
 use tun_proto::tunnels::{Advice, Tunnels};
-use tun_proto::wire::control::{
-    ClientMessage, ProxyKind, ProxySpec, PublicAddress, ServerMessage, StreamMeta,
-};
+use tun_proto::wire::control::{ClientMessage, Exposure, ProxyKind, ProxySpec, ServerMessage, StreamMeta};
 use tun_proto::wire::login::RefusalCode;
 
 /// How often the load of the tunnels is looked at.
@@ -64,6 +62,7 @@ type ServerChannel = Channel<ClientMessage, ServerMessage>;
 /// A session, served.
 pub(crate) struct Connection<'a> {
     settings: Arc<Settings>,
+    backends: Arc<Backends>,
     session: Session,
     secret: SessionSecret,
     channel: ServerChannel,
@@ -106,7 +105,7 @@ impl<'a> Connection<'a> {
         ports: &'a mut Ports,
     ) -> Self {
         let Dialled { new, accepted, secret } = dialled;
-        let (session, link_events) = Session::new(accepted.session, backends, MAX_STREAMS, tasks);
+        let (session, link_events) = Session::new(accepted.session, backends.clone(), MAX_STREAMS, tasks);
         let (local, pipe) = pipe(PIPE);
         let meta = Bytes::from(serde_json::to_vec(&StreamMeta::Control).unwrap_or_default());
         if let Some(pump) = session.open(random::id(), meta, local, None) {
@@ -118,6 +117,7 @@ impl<'a> Connection<'a> {
         let mut connection = Connection {
             tunnels: Tunnels::new(usize::from(settings.min_tunnels), usize::from(most)),
             settings,
+            backends,
             session,
             secret,
             channel: Channel::new(pipe),
@@ -135,6 +135,11 @@ impl<'a> Connection<'a> {
         };
         connection.add_link(new);
         connection
+    }
+
+    /// The session.
+    pub(crate) fn session(&self) -> Session {
+        self.session.clone()
     }
 
     /// Serves until the session ends; everything that belongs to it has ended then, but for what a replaced session
@@ -155,18 +160,15 @@ impl<'a> Connection<'a> {
     }
 
     async fn register(&mut self) -> std::io::Result<()> {
-        let specs = self.settings.proxies.iter().filter_map(|proxy| match proxy.kind {
-            LocalKind::Tcp { remote_port } => {
-                let previous_port = self.ports.get(&proxy.name).copied();
-                Some(ProxySpec {
-                    name: proxy.name.clone(),
-                    kind: ProxyKind::Tcp { remote_port, previous_port },
-                })
-            }
-            LocalKind::Stcp { .. } => {
-                tracing::error!("[{}] start proxy error: stcp is not wired", proxy.name);
-                None
-            }
+        let specs = self.settings.proxies.iter().map(|proxy| {
+            let kind = match &proxy.kind {
+                LocalKind::Tcp { remote_port } => {
+                    let previous_port = self.ports.get(&proxy.name).copied();
+                    ProxyKind::Tcp { remote_port: *remote_port, previous_port }
+                }
+                LocalKind::Stcp { allow_users, .. } => ProxyKind::Stcp { allow_users: allow_users.clone() },
+            };
+            ProxySpec { name: proxy.name.clone(), kind }
         });
         let specs: Vec<_> = specs.collect();
         // In parts, so that a thousand proxies stay below the longest message.
@@ -259,9 +261,10 @@ impl<'a> Connection<'a> {
         }
     }
 
-    fn report(&mut self, name: &str, outcome: Result<PublicAddress, String>) {
+    fn report(&mut self, name: &str, outcome: Result<Exposure, String>) {
         match outcome {
-            Ok(mut address) => {
+            Ok(Exposure::Private) => tracing::info!("[{name}] start proxy success, open to visitors"),
+            Ok(Exposure::Public(mut address)) => {
                 if address.host.is_empty() {
                     address.host.clone_from(&self.settings.server.0);
                 }
@@ -393,8 +396,13 @@ impl<'a> Connection<'a> {
         tracing::info!("stopping, draining for up to {}s", timeout.as_secs());
         let farewell = async {
             self.channel.send(&ClientMessage::Drain).await?;
-            let _ = tokio::time::timeout(timeout, drained(&self.session)).await;
-            let left = self.session.stream_count().saturating_sub(1);
+            let finished = async {
+                // What visitors have open is carried by streams of this session, which stay until they are gone.
+                self.backends.drain_visitors().await;
+                self.session.drained(1).await;
+            };
+            let _ = tokio::time::timeout(timeout, finished).await;
+            let left = self.session.busy_streams().saturating_sub(1);
             if left > 0 {
                 tracing::warn!("{left} connections were cut");
             }
@@ -418,22 +426,11 @@ impl<'a> Connection<'a> {
         let session = self.session;
         let channel = self.channel;
         session.clone().tasks().spawn_to_end(async move {
-            let _ = tokio::time::timeout(SUPERSEDED_DRAIN, drained(&session)).await;
+            let _ = tokio::time::timeout(SUPERSEDED_DRAIN, session.drained(1)).await;
             drop(channel);
             session.end("another instance took this one's place");
         });
         Ended::Superseded
-    }
-}
-
-/// Resolves when nothing but the control channel is open, or the session is over.
-async fn drained(session: &Session) {
-    let mut streams = session.watch_streams();
-    while *streams.borrow_and_update() > 1 && !session.is_over() {
-        tokio::select! {
-            changed = streams.changed() => if changed.is_err() { return },
-            () = session.over() => return,
-        }
     }
 }
 

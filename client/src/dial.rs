@@ -115,6 +115,7 @@ async fn connect(
     let hello = Hello {
         program: env!("CARGO_PKG_VERSION").to_owned(),
         identity: settings.identity.clone(),
+        user: settings.user.clone(),
         instance: settings.instance,
         intent,
         heartbeat_ms: u32::try_from(settings.heartbeat_interval.as_millis()).unwrap_or(u32::MAX),

@@ -6,7 +6,9 @@ mod cli;
 mod control;
 mod dial;
 mod identity;
+mod peers;
 mod settings;
+mod visit;
 
 use app::Exit;
 use cli::Invocation;
@@ -20,11 +22,9 @@ const EXIT_REFUSED: u8 = 3;
 
 fn main() -> ExitCode {
     let text = match cli::parse() {
-        Invocation::Run { config, verbose } => return run(&config, verbose),
+        Invocation::Run { config, verbose } => return run(&config, verbose, app::run(&config.config)),
         Invocation::Visit { config, stdio, verbose } => {
-            let _ = (config, stdio, verbose);
-            eprintln!("tunc: visit is not wired");
-            return ExitCode::FAILURE;
+            return run(&config, verbose, app::visit(&config.config, stdio));
         }
         Invocation::Verify { path, warnings } => {
             for warning in warnings {
@@ -39,8 +39,12 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn run(loaded: &Loaded<ClientConfig>, verbose: bool) -> ExitCode {
-    let result = serve(loaded);
+fn run(
+    loaded: &Loaded<ClientConfig>,
+    verbose: bool,
+    program: impl Future<Output = Result<(), Exit>>,
+) -> ExitCode {
+    let result = serve(loaded, program);
     let Err(exit) = result else { return ExitCode::SUCCESS };
     eprintln!("tunc: {exit:#}");
     if verbose {
@@ -51,19 +55,19 @@ fn run(loaded: &Loaded<ClientConfig>, verbose: bool) -> ExitCode {
         }
     }
     match exit {
-        Exit::Refused(_) => ExitCode::from(EXIT_REFUSED),
+        Exit::Refused(_) | Exit::NotVisited(_) => ExitCode::from(EXIT_REFUSED),
         Exit::Unreachable(_) | Exit::Failed(_) => ExitCode::FAILURE,
     }
 }
 
-fn serve(loaded: &Loaded<ClientConfig>) -> Result<(), Exit> {
+fn serve(loaded: &Loaded<ClientConfig>, program: impl Future<Output = Result<(), Exit>>) -> Result<(), Exit> {
     let guard = log::init(&loaded.config.log).map_err(anyhow::Error::from)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from)?;
-    let result = runtime.block_on(app::run(&loaded.config));
+    let result = runtime.block_on(program);
     runtime.shutdown_background();
     drop(guard);
     result

@@ -4,7 +4,7 @@ use crate::identity::identity;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tun_common::config::{ClientConfig, ProxyConfig};
-use tun_common::link::tls::{ClientTls, Files};
+use tun_common::link::tls::{ClientTls, Files, PeerTls};
 use tun_common::random;
 use tun_proto::auth::TokenKey;
 use tun_proto::wire::login::Id;
@@ -14,7 +14,10 @@ pub(crate) struct Settings {
     pub(crate) server: (String, u16),
     pub(crate) key: TokenKey,
     pub(crate) tls: Option<ClientTls>,
+    /// For what passes between visitors and clients.
+    pub(crate) peer_tls: PeerTls,
     pub(crate) identity: String,
+    pub(crate) user: String,
     /// This run of the program.
     pub(crate) instance: Id,
     pub(crate) metadatas: BTreeMap<String, String>,
@@ -48,7 +51,9 @@ impl Settings {
             server: (config.server_addr.clone(), config.server_port),
             key: TokenKey::new(config.auth_token.expose()),
             tls,
+            peer_tls: PeerTls::new()?,
             identity: identity(config),
+            user: config.user.clone(),
             instance: random::id(),
             metadatas: config.metadatas.clone(),
             login_fail_exit: config.login_fail_exit,

@@ -11,7 +11,7 @@ mod mailbox;
 mod pump;
 mod reader;
 
-pub use local::{Local, coupling, dialing, pipe};
+pub use local::{Local, background, coupling, dialing, pipe};
 pub use pump::Outcome;
 
 use crate::lifecycle::Tasks;
@@ -22,6 +22,7 @@ use mailbox::{Command, Mailbox};
 use pump::Pump;
 use reader::Reader;
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -60,6 +61,7 @@ struct Inner {
     state: Mutex<State>,
     links: watch::Sender<usize>,
     streams: watch::Sender<usize>,
+    background: Arc<AtomicUsize>,
     over: CancellationToken,
     events: mpsc::Sender<(u32, LinkEvent)>,
 }
@@ -72,6 +74,15 @@ struct State {
     tombstones: HashMap<Id, u64>,
     /// The same, oldest first.
     burials: VecDeque<Id>,
+}
+
+/// Marks one stream of a session as background while it lives.
+struct BackgroundMark(Arc<AtomicUsize>);
+
+impl Drop for BackgroundMark {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 struct LinkEntry {
@@ -102,6 +113,7 @@ impl Session {
             state: Mutex::default(),
             links: watch::Sender::new(0),
             streams: watch::Sender::new(0),
+            background: Arc::default(),
             over: CancellationToken::new(),
             events,
         };
@@ -158,6 +170,32 @@ impl Session {
     /// Number of streams.
     pub fn stream_count(&self) -> usize {
         self.lock().streams.len()
+    }
+
+    /// Number of streams that a drain waits for: all but those that are marked as background, which are not the end of
+    /// anything, such as the relayed streams of peers that will find another way.
+    pub fn busy_streams(&self) -> usize {
+        self.stream_count().saturating_sub(self.inner.background.load(Ordering::Relaxed))
+    }
+
+    /// Resolves when no more than `rest` streams are busy, or the session is over. Cancellation safe.
+    pub async fn drained(&self, rest: usize) {
+        let mut streams = self.watch_streams();
+        loop {
+            streams.mark_unchanged();
+            if self.busy_streams() <= rest || self.is_over() {
+                return;
+            }
+            tokio::select! {
+                changed = streams.changed() => if changed.is_err() { return },
+                () = self.over() => return,
+            }
+        }
+    }
+
+    fn mark_background(&self) -> BackgroundMark {
+        self.inner.background.fetch_add(1, Ordering::Relaxed);
+        BackgroundMark(self.inner.background.clone())
     }
 
     /// Bytes that the streams hold for retransmission.

@@ -22,12 +22,20 @@ impl Shutdown {
         let heard = shutdown.clone();
         let mut signals = Signals::new()?;
         tasks.spawn(async move {
-            signals.next().await;
-            heard.asked.cancel();
-            signals.next().await;
-            heard.insisted.cancel();
+            loop {
+                signals.next().await;
+                if heard.is_asked() {
+                    return heard.insisted.cancel();
+                }
+                heard.ask();
+            }
         });
         Ok(shutdown)
+    }
+
+    /// Asks as a signal would: the program has done what it was started for.
+    pub fn ask(&self) {
+        self.asked.cancel();
     }
 
     /// Resolves when the program was asked to stop. Cancellation safe.

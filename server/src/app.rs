@@ -28,7 +28,7 @@ pub(crate) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} (bindAddr, bindPort)", settings.bind))?;
     let address = listener.local_addr()?;
     let registry = Registry::new(config.allow_ports.clone(), config.max_ports_per_client);
-    let clients = Arc::new(Clients::new(settings.clone(), registry, tasks.child()));
+    let clients = Clients::new(settings.clone(), registry, tasks.child());
     let accepting = tasks.child();
     let gate = Gate::new(clients.clone(), tasks.child());
     accepting.spawn(gate.serve(listener));
@@ -44,7 +44,7 @@ pub(crate) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
         () = shutdown.insisted() => false,
     };
     if !drained {
-        let left: usize = sessions.iter().map(|session| session.stream_count().saturating_sub(1)).sum();
+        let left: usize = sessions.iter().map(|session| session.busy_streams().saturating_sub(1)).sum();
         tracing::warn!("{left} connections were cut");
     }
     clients.say_goodbye();
@@ -65,15 +65,9 @@ pub(crate) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until nothing but control channels is open.
+/// Waits until nothing but control channels is busy.
 async fn drain(sessions: &[Session]) {
     for session in sessions {
-        let mut streams = session.watch_streams();
-        while *streams.borrow_and_update() > 1 && !session.is_over() {
-            tokio::select! {
-                changed = streams.changed() => if changed.is_err() { break },
-                () = session.over() => break,
-            }
-        }
+        session.drained(1).await;
     }
 }

@@ -4,10 +4,11 @@
 //! that go with them, behind one lock that is never held across an await.
 
 use crate::ingress::tcp::TcpIngress;
+use crate::relay;
 use crate::settings::Settings;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
@@ -19,7 +20,7 @@ use tun_proto::auth::SessionSecret;
 use tun_proto::registry::{Claim, Registry};
 use tun_proto::session::login::Candidate;
 use tun_proto::session::takeover::{Decision, Identities};
-use tun_proto::wire::control::{ProxyKind, ProxySpec, PublicAddress, ServerMessage, StreamMeta};
+use tun_proto::wire::control::{Exposure, ProxyKind, ProxySpec, PublicAddress, ServerMessage, StreamMeta};
 use tun_proto::wire::login::{Id, Intent, RefusalCode};
 use tun_proto::wire::stream::ResetCode;
 
@@ -28,6 +29,7 @@ const OUTBOX: usize = 64;
 
 /// All clients.
 pub(crate) struct Clients {
+    this: Weak<Clients>,
     pub(crate) settings: Arc<Settings>,
     tasks: Tasks,
     state: Mutex<State>,
@@ -38,11 +40,21 @@ struct State {
     registry: Registry,
     clients: HashMap<Id, Client>,
     ingresses: HashMap<String, TcpIngress>,
+    private: HashMap<String, PrivateProxy>,
     stopping: bool,
+}
+
+/// A proxy that only visitors reach.
+struct PrivateProxy {
+    session: Session,
+    /// The user of the client that serves it.
+    user: String,
+    allow_users: Vec<String>,
 }
 
 struct Client {
     identity: String,
+    user: String,
     session: Session,
     secret: SessionSecret,
     next_link: u32,
@@ -75,15 +87,16 @@ pub(crate) struct NewClient {
 }
 
 impl Clients {
-    pub(crate) fn new(settings: Arc<Settings>, registry: Registry, tasks: Tasks) -> Self {
+    pub(crate) fn new(settings: Arc<Settings>, registry: Registry, tasks: Tasks) -> Arc<Self> {
         let state = State {
             identities: Identities::default(),
             registry,
             clients: HashMap::new(),
             ingresses: HashMap::new(),
+            private: HashMap::new(),
             stopping: false,
         };
-        Clients { settings, tasks, state: Mutex::new(state) }
+        Arc::new_cyclic(|this| Clients { this: this.clone(), settings, tasks, state: Mutex::new(state) })
     }
 
     /// Judges a login whose proof may still be wrong.
@@ -121,10 +134,16 @@ impl Clients {
         };
         let (outbox, outgoing) = mpsc::channel(OUTBOX);
         let (control, controls) = mpsc::channel(1);
-        let handler = Arc::new(ControlOnly { control });
+        let handler = Arc::new(ClientStreams {
+            control,
+            clients: self.this.clone(),
+            user: hello.user.clone(),
+            address: address.clone(),
+        });
         let (session, link_events) = Session::new(id, handler, self.settings.max_streams, self.tasks.child());
         let client = Client {
             identity: hello.identity.clone(),
+            user: hello.user.clone(),
             session: session.clone(),
             secret: candidate.session_secret(),
             next_link: 1,
@@ -187,30 +206,52 @@ impl Clients {
         ServerMessage::Registered { name: spec.name.clone(), outcome }
     }
 
-    fn try_register(
-        &self,
-        identity: &str,
-        session: &Session,
-        spec: &ProxySpec,
-    ) -> Result<PublicAddress, String> {
-        let ProxyKind::Tcp { remote_port, previous_port } = spec.kind;
+    fn try_register(&self, identity: &str, session: &Session, spec: &ProxySpec) -> Result<Exposure, String> {
         let mut state = self.lock();
         if state.stopping || !state.identities.is_holder(identity, session.id()) {
             return Err("another client took this one's place".into());
         }
+        match &spec.kind {
+            ProxyKind::Tcp { remote_port, previous_port } => self
+                .register_tcp(&mut state, identity, session, &spec.name, *remote_port, *previous_port)
+                .map(Exposure::Public),
+            ProxyKind::Stcp { allow_users } => {
+                state.registry.claim_name(identity, &spec.name).map_err(|error| error.to_string())?;
+                let user =
+                    state.clients.get(&session.id()).map(|client| client.user.clone()).unwrap_or_default();
+                state.registry.bound(identity, &spec.name, session.id(), 0, false, Instant::now());
+                state.ingresses.remove(&spec.name);
+                let proxy = PrivateProxy { session: session.clone(), user, allow_users: allow_users.clone() };
+                state.private.insert(spec.name.clone(), proxy);
+                tracing::info!("[{}] open to visitors", spec.name);
+                Ok(Exposure::Private)
+            }
+        }
+    }
+
+    fn register_tcp(
+        &self,
+        state: &mut State,
+        identity: &str,
+        session: &Session,
+        name: &str,
+        remote_port: u16,
+        previous_port: Option<u16>,
+    ) -> Result<PublicAddress, String> {
         let now = Instant::now();
+        state.private.remove(name);
         let entropy = u64::from_le_bytes(random::bytes());
         let claim = state
             .registry
-            .claim(identity, &spec.name, remote_port, previous_port, entropy)
+            .claim(identity, name, remote_port, previous_port, entropy)
             .map_err(|error| error.to_string())?;
         let ports = match claim {
             Claim::TakeOver { port } => {
-                if let Some(ingress) = state.ingresses.get(&spec.name) {
+                if let Some(ingress) = state.ingresses.get(name) {
                     ingress.hand_over(session.clone());
                     let address = ingress.address();
-                    state.registry.bound(identity, &spec.name, session.id(), port, remote_port == 0, now);
-                    tracing::info!("[{}] taken over on {address}", spec.name);
+                    state.registry.bound(identity, name, session.id(), port, remote_port == 0, now);
+                    tracing::info!("[{}] taken over on {address}", name);
                     return Ok(public(address));
                 }
                 vec![port]
@@ -220,14 +261,14 @@ impl Clients {
         let mut failure = String::new();
         for port in ports {
             let address = SocketAddr::new(self.settings.proxy_bind, port);
-            match self.bind(&spec.name, address, session) {
+            match self.bind(name, address, session) {
                 Ok(ingress) => {
                     let address = ingress.address();
                     // Before a port of an earlier registration goes, so that the name never lacks one.
-                    state.ingresses.insert(spec.name.clone(), ingress);
+                    state.ingresses.insert(name.to_owned(), ingress);
                     let chosen = remote_port == 0;
-                    state.registry.bound(identity, &spec.name, session.id(), address.port(), chosen, now);
-                    tracing::info!("[{}] listening on {address}", spec.name);
+                    state.registry.bound(identity, name, session.id(), address.port(), chosen, now);
+                    tracing::info!("[{}] listening on {address}", name);
                     return Ok(public(address));
                 }
                 Err(error) => failure = format!("port {port} cannot be bound: {error}"),
@@ -246,6 +287,7 @@ impl Clients {
         let mut state = self.lock();
         if state.registry.release(name, session, Instant::now()) {
             state.ingresses.remove(name);
+            state.private.remove(name);
             tracing::info!("[{name}] closed");
         }
     }
@@ -256,6 +298,7 @@ impl Clients {
         for name in state.registry.names_of(session) {
             state.registry.release(&name, session, Instant::now());
             state.ingresses.remove(&name);
+            state.private.remove(&name);
             tracing::info!("[{name}] closed");
         }
     }
@@ -292,6 +335,17 @@ impl Clients {
         }
     }
 
+    /// The session that serves a private proxy, if `user` may visit it.
+    pub(crate) fn find_private(&self, proxy: &str, user: &str) -> Option<Session> {
+        let state = self.lock();
+        let found = state.private.get(proxy)?;
+        let allowed = match found.allow_users.as_slice() {
+            [] => found.user == user,
+            list => list.iter().any(|allowed| allowed == "*" || allowed == user),
+        };
+        allowed.then(|| found.session.clone())
+    }
+
     /// Notes since when a session has no link.
     pub(crate) fn set_linkless(&self, identity: &str, session: Id, since: Option<Instant>) {
         self.lock().identities.set_linkless(identity, session, since);
@@ -320,6 +374,7 @@ impl Clients {
         let mut state = self.lock();
         state.stopping = true;
         state.ingresses.clear();
+        state.private.clear();
         let deadline_ms = self.settings.drain_timeout.as_millis() as u64;
         let clients = state.clients.values();
         clients
@@ -357,19 +412,27 @@ fn public(address: SocketAddr) -> PublicAddress {
     PublicAddress { host, port: address.port() }
 }
 
-/// A client opens one kind of stream: its control channel, once.
-struct ControlOnly {
+/// What a client may open: its control channel, once, and ways to private proxies.
+struct ClientStreams {
     control: mpsc::Sender<DuplexStream>,
+    clients: Weak<Clients>,
+    user: String,
+    address: String,
 }
 
-impl Handler for ControlOnly {
-    fn open(&self, _: &Session, meta: &[u8]) -> Result<Box<dyn Local>, ResetCode> {
+impl Handler for ClientStreams {
+    fn open(&self, session: &Session, meta: &[u8]) -> Result<Box<dyn Local>, ResetCode> {
         match serde_json::from_slice(meta) {
-            Ok(StreamMeta::Control) => {}
-            _ => return Err(ResetCode::Refused),
+            Ok(StreamMeta::Control) => {
+                let (local, ours) = pipe(tun_common::control::PIPE);
+                self.control.try_send(ours).map_err(|_| ResetCode::Refused)?;
+                Ok(local)
+            }
+            Ok(StreamMeta::Visit { proxy }) => {
+                let clients = self.clients.upgrade().ok_or(ResetCode::SessionOver)?;
+                relay::visit(&clients, session, &proxy, &self.user, &self.address)
+            }
+            _ => Err(ResetCode::Refused),
         }
-        let (local, ours) = pipe(tun_common::control::PIPE);
-        self.control.try_send(ours).map_err(|_| ResetCode::Refused)?;
-        Ok(local)
     }
 }

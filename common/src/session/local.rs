@@ -1,5 +1,6 @@
 //! The local end of a stream: a socket, a socket that is still being dialled, or a pipe within the program.
 
+use super::{BackgroundMark, Session};
 use crate::link::tcp::reset_on_close;
 use bytes::buf::Limit;
 use bytes::{BufMut, BytesMut};
@@ -176,6 +177,44 @@ impl Local for Pipe {
 
     fn reset(&mut self) {
         self.aborted.store(true, Ordering::Release);
+    }
+}
+
+/// The same local end, for a stream that a drain does not wait for; see [`Session::busy_streams`].
+///
+/// [`Session::busy_streams`]: super::Session::busy_streams
+pub fn background(local: Box<dyn Local>, session: &Session) -> Box<dyn Local> {
+    Box::new(Background { local, _mark: session.mark_background() })
+}
+
+struct Background {
+    local: Box<dyn Local>,
+    _mark: BackgroundMark,
+}
+
+impl Local for Background {
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.local.poll_readable(cx)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut Limit<&mut BytesMut>) -> Poll<io::Result<usize>> {
+        self.local.poll_read(cx, buf)
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.local.poll_write(cx, bytes)
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.local.poll_shutdown(cx)
+    }
+
+    fn reset(&mut self) {
+        self.local.reset();
+    }
+
+    fn failure(&self) -> ResetCode {
+        self.local.failure()
     }
 }
 

@@ -1,0 +1,199 @@
+//! Visitors of this client's private services: pair with them, and serve each one its service and nothing else.
+//!
+//! A visitor arrives as a stream that the server relays. Within it the two ends pair and build a link of their own
+//! session, which outlives that stream: a visitor that comes back with the session's id goes on where it was.
+
+use crate::backend::tcp::TcpBackend;
+use bytes::BytesMut;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::io::DuplexStream;
+use tun_common::config::Secret;
+use tun_common::lifecycle::Tasks;
+use tun_common::limit::Failures;
+use tun_common::link::tls::PeerTls;
+use tun_common::link::{Link, Side, heartbeat};
+use tun_common::peer::{self, PeerError};
+use tun_common::session::{Handler, Local, Session, pipe};
+use tun_proto::limits::{HANDSHAKE_DEADLINE, RESUME_WINDOW};
+use tun_proto::session::pairing::PeerHello;
+use tun_proto::wire::control::StreamMeta;
+use tun_proto::wire::login::Id;
+use tun_proto::wire::stream::ResetCode;
+
+/// Bytes that wait between a relayed stream and the encryption inside it.
+const PIPE: usize = 64 * 1024;
+
+/// Streams one visitor may have open.
+const MAX_STREAMS: usize = 16 * 1024;
+
+/// Visitors that may be paired at once.
+const MAX_SESSIONS: usize = 4 * 1024;
+
+/// Wrong secrets that are forgiven at once, for one source and for one proxy from wherever, and the time in which one
+/// more is. At this rate a secret of eight random letters takes ten thousand years.
+const GUESSES_BY_SOURCE: u32 = 5;
+const GUESSES_BY_PROXY: u32 = 20;
+const GUESS_REFILL: Duration = Duration::from_secs(6);
+
+/// A private service.
+pub(crate) struct PrivateService {
+    pub(crate) name: String,
+    pub(crate) secret: Secret,
+    pub(crate) backend: Arc<TcpBackend>,
+}
+
+/// All visitors' sessions.
+pub(crate) struct Peers {
+    tls: PeerTls,
+    tasks: Tasks,
+    heartbeat_timeout: Duration,
+    by_source: Failures<String>,
+    by_proxy: Failures<String>,
+    sessions: Mutex<HashMap<Id, Session>>,
+}
+
+impl Peers {
+    pub(crate) fn new(tls: PeerTls, heartbeat_timeout: Duration, tasks: Tasks) -> Arc<Self> {
+        Arc::new(Peers {
+            tls,
+            tasks,
+            heartbeat_timeout,
+            by_source: Failures::new(GUESSES_BY_SOURCE, GUESS_REFILL),
+            by_proxy: Failures::new(GUESSES_BY_PROXY, GUESS_REFILL),
+            sessions: Mutex::default(),
+        })
+    }
+
+    /// A visitor's way to `service`, relayed from `source`: the end that the relayed stream is connected to.
+    pub(crate) fn receive(
+        self: &Arc<Self>,
+        service: Arc<PrivateService>,
+        source: String,
+    ) -> Result<Box<dyn Local>, ResetCode> {
+        let guesser = source.rsplit_once(':').map_or(source.as_str(), |(host, _)| host).to_owned();
+        if self.by_source.blocked(&guesser).or(self.by_proxy.blocked(&service.name)).is_some() {
+            tracing::warn!("[{}] visitor from {source} refused: too many wrong secrets", service.name);
+            return Err(ResetCode::Refused);
+        }
+        let (local, io) = pipe(PIPE);
+        let peers = self.clone();
+        self.tasks.spawn(async move {
+            let paired = tokio::time::timeout(HANDSHAKE_DEADLINE, peers.pair(io, &service)).await;
+            match paired {
+                Ok(Ok((io, hello))) => peers.add_link(service, io, hello, &source),
+                Ok(Err(error)) => {
+                    let reason = match &error {
+                        PeerError::Io(_) => "it does not know the secret, or gave up".to_owned(),
+                        other => other.to_string(),
+                    };
+                    tracing::warn!("[{}] visitor from {source} refused: {reason}", service.name);
+                    tracing::debug!("[{}] {error}", service.name);
+                    peers.by_source.note(&guesser);
+                    peers.by_proxy.note(&service.name);
+                    peers.by_source.tidy();
+                }
+                Err(_) => tracing::info!("[{}] visitor from {source} did not finish pairing", service.name),
+            }
+        });
+        Ok(local)
+    }
+
+    /// Resolves when no visitor has anything open; their sessions are over then.
+    pub(crate) async fn drain(&self) {
+        let sessions: Vec<Session> = self.lock().values().cloned().collect();
+        for session in sessions {
+            session.drained(0).await;
+            session.end("the client was stopped");
+        }
+    }
+
+    async fn pair(
+        &self,
+        io: DuplexStream,
+        service: &PrivateService,
+    ) -> Result<(Box<dyn tun_common::link::Io>, PeerHello), PeerError> {
+        peer::receive(io, &self.tls, &service.name, service.secret.expose()).await
+    }
+
+    fn add_link(
+        self: &Arc<Self>,
+        service: Arc<PrivateService>,
+        io: Box<dyn tun_common::link::Io>,
+        hello: PeerHello,
+        source: &str,
+    ) {
+        let Some(session) = self.session(&service, hello.session) else {
+            tracing::warn!("[{}] visitor from {source} refused: too many visitors", service.name);
+            return;
+        };
+        let address = source.parse().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+        let new = Link::over_yamux(io, BytesMut::new(), Side::Acceptor, hello.link, address);
+        let link = new.link.clone();
+        let promised = Duration::from_millis(u64::from(hello.heartbeat_ms));
+        let timeout = self.heartbeat_timeout;
+        let (tasks, events) = (session.tasks().clone(), session.link_events());
+        tracing::info!("[{}] visitor from {source}, session {}", service.name, session.id());
+        session.add_link(new, move |stream, rest| {
+            let read_ahead = BytesMut::from(&rest[..]);
+            tasks.spawn(heartbeat::answer(link, stream, read_ahead, promised, timeout, events));
+        });
+    }
+
+    /// The session of this id, begun if there is none.
+    fn session(self: &Arc<Self>, service: &Arc<PrivateService>, id: Id) -> Option<Session> {
+        let mut sessions = self.lock();
+        if let Some(session) = sessions.get(&id).filter(|session| !session.is_over()) {
+            return Some(session.clone());
+        }
+        if sessions.len() >= MAX_SESSIONS {
+            return None;
+        }
+        let handler = Arc::new(OneService(service.clone()));
+        let (session, _) = Session::new(id, handler, MAX_STREAMS, self.tasks.child());
+        sessions.insert(id, session.clone());
+        let (peers, watched) = (self.clone(), session.clone());
+        self.tasks.spawn(async move {
+            linkless(&watched).await;
+            watched.end("the visitor is gone");
+            peers.lock().remove(&id);
+        });
+        Some(session)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Id, Session>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Resolves when the session has been without a link for as long as it may be.
+async fn linkless(session: &Session) {
+    let mut links = session.watch_links();
+    loop {
+        // The first link is added right after the session is begun.
+        let returned = links.wait_for(|count| *count > 0);
+        if tokio::time::timeout(RESUME_WINDOW, returned).await.is_err() {
+            return;
+        }
+        if links.wait_for(|count| *count == 0).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What a visitor may open: connections to the service that it knows the secret of.
+struct OneService(Arc<PrivateService>);
+
+impl Handler for OneService {
+    fn open(&self, _: &Session, meta: &[u8]) -> Result<Box<dyn Local>, ResetCode> {
+        match serde_json::from_slice(meta) {
+            Ok(StreamMeta::Proxy { name, source }) if name == self.0.name => {
+                tracing::debug!("[{name}] connection of a visitor at {source}");
+                Ok(self.0.backend.clone().connect())
+            }
+            _ => Err(ResetCode::Refused),
+        }
+    }
+}
