@@ -2,12 +2,12 @@
 
 use std::{ffi::OsString, path::PathBuf, process};
 
-use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
+use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
+use tun_common::cli::{LogFlags, set};
 use tun_common::config::{
-    ClientConfig, ConfigError, Loaded, Loader, LogConfig, LogFormat, LogLevel, LogTarget, Problem,
-    ProxyConfig, ProxyKind, SECRET_VARIABLE, Secret, VisitorConfig, VisitorKind, flags, full_name,
-    read_secret_key, read_token,
+    ClientConfig, ConfigError, Loaded, Loader, LogLevel, LogTarget, Problem, ProxyConfig, ProxyKind,
+    SECRET_VARIABLE, Secret, VisitorConfig, VisitorKind, flags, full_name, read_secret_key, read_token,
 };
 
 /// What the user wants.
@@ -470,89 +470,10 @@ impl SecretFlags {
     }
 }
 
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Log")]
-struct LogFlags {
-    /// File for the log, renamed daily; "console" is standard output [default: console]
-    #[arg(long, value_name = "FILE")]
-    log_file: Option<PathBuf>,
-
-    /// Least severe level that is logged [default: info]
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<Level>,
-
-    /// Days that renamed log files are kept [default: 3]
-    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
-    log_max_days: Option<u32>,
-
-    /// No colours, even on a terminal
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    disable_log_color: Option<bool>,
-
-    /// Lines for people or for machines [default: text]
-    #[arg(long, value_name = "FORMAT")]
-    log_format: Option<Format>,
-}
-
-impl LogFlags {
-    fn apply(self, log: &mut LogConfig) {
-        let target = |path: PathBuf| match path.to_str() {
-            Some("console") => LogTarget::Console,
-            _ => LogTarget::File(path),
-        };
-        set(&mut log.to, self.log_file.map(target));
-        set(&mut log.level, self.log_level.map(LogLevel::from));
-        set(&mut log.max_days, self.log_max_days);
-        set(&mut log.disable_print_color, self.disable_log_color);
-        set(&mut log.format, self.log_format.map(LogFormat::from));
-    }
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Level {
-    Trace,
-    Debug,
-    Info,
-    Warn,
-    Error,
-}
-
-impl From<Level> for LogLevel {
-    fn from(level: Level) -> Self {
-        match level {
-            Level::Trace => Self::Trace,
-            Level::Debug => Self::Debug,
-            Level::Info => Self::Info,
-            Level::Warn => Self::Warn,
-            Level::Error => Self::Error,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Format {
-    Text,
-    Json,
-}
-
-impl From<Format> for LogFormat {
-    fn from(format: Format) -> Self {
-        match format {
-            Format::Text => Self::Text,
-            Format::Json => Self::Json,
-        }
-    }
-}
-
-fn set<T>(target: &mut T, value: Option<T>) {
-    if let Some(value) = value {
-        *target = value;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::ValueEnum;
 
     fn interpreted(args: &[&str]) -> Result<Invocation, Failure> {
         let args = std::iter::once("tunc").chain(args.iter().copied()).map(OsString::from);

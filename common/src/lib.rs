@@ -5,11 +5,12 @@
 //! * [`peer`]: how two clients meet through the server, unseen by it.
 //! * [`limit`]: how often something may happen.
 //! * [`lifecycle`]: who owns which task.
-//! * [`config`] and [`log`]: what the programs are told, and what they tell.
+//! * [`cli`], [`config`] and [`log`]: what the programs are told, and what they tell.
 //!
 //! The two programs depend on this crate and never on each other; it depends on `tun-proto`, where all decisions are
 //! made.
 
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod lifecycle;

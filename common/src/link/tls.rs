@@ -15,7 +15,6 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tun_proto::auth::EXPORTER_LABEL;
 use tun_proto::wire::login::Bytes32;
@@ -173,10 +172,10 @@ impl ClientTls {
     ///
     /// # Errors
     /// Whatever is wrong with the peer or the connection.
-    pub async fn connect(
+    pub async fn connect<S: super::Io>(
         &self,
-        stream: TcpStream,
-    ) -> std::io::Result<Secured<tokio_rustls::client::TlsStream<TcpStream>>> {
+        stream: S,
+    ) -> std::io::Result<Secured<tokio_rustls::client::TlsStream<S>>> {
         let stream = self.connector.connect(self.name.clone(), stream).await?;
         let connection = stream.get_ref().1;
         let exporter = exporter(|out| connection.export_keying_material(out, EXPORTER_LABEL, None))?;
@@ -191,8 +190,7 @@ impl ClientTls {
 #[derive(Clone)]
 pub struct PeerTls {
     acceptor: TlsAcceptor,
-    connector: TlsConnector,
-    name: ServerName<'static>,
+    dialer: ClientTls,
     fingerprint: Bytes32,
 }
 
@@ -212,18 +210,9 @@ impl PeerTls {
         // The confirmation leaves with the handshake's own flight, which saves a round trip. It is meant for whoever
         // started this handshake and knows the secret, so it need not wait for the client's last message.
         server.send_half_rtt_data = true;
-        let client = rustls::ClientConfig::builder_with_provider(provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider())))
-            .with_no_client_auth();
-        let name = ServerName::try_from(OWN_NAME).map_err(|_| TlsError::ServerName(OWN_NAME.into()))?;
-        Ok(PeerTls {
-            acceptor: TlsAcceptor::from(Arc::new(server)),
-            connector: TlsConnector::from(Arc::new(client)),
-            name,
-            fingerprint,
-        })
+        // The certificate of the other side may be any: the pairing vouches for it, or does not.
+        let dialer = ClientTls::new(&Files::default(), "", "")?;
+        Ok(PeerTls { acceptor: TlsAcceptor::from(Arc::new(server)), dialer, fingerprint })
     }
 
     /// Fingerprint (SHA-256) of this side's certificate.
@@ -252,7 +241,7 @@ impl PeerTls {
         Ok(Secured { stream, exporter, certificate: Some(self.fingerprint) })
     }
 
-    /// Takes the connecting part. Not cancellation safe: the stream is lost.
+    /// Takes the connecting part, as [`ClientTls::connect`]. Not cancellation safe: the stream is lost.
     ///
     /// # Errors
     /// Whatever is wrong with the peer or the stream.
@@ -260,12 +249,7 @@ impl PeerTls {
         &self,
         stream: S,
     ) -> std::io::Result<Secured<tokio_rustls::client::TlsStream<S>>> {
-        let stream = self.connector.connect(self.name.clone(), stream).await?;
-        let connection = stream.get_ref().1;
-        let exporter = exporter(|out| connection.export_keying_material(out, EXPORTER_LABEL, None))?;
-        let certificate =
-            connection.peer_certificates().and_then(|chain| chain.first()).map(|leaf| fingerprint(leaf));
-        Ok(Secured { stream, exporter, certificate })
+        self.dialer.connect(stream).await
     }
 }
 
