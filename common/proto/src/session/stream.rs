@@ -27,7 +27,7 @@
 //! is answered with the acceptor's [epitaph](put_epitaph).
 
 use super::attachment::{Attachments, Greeting};
-use super::budget::Budget;
+use super::budget::{Budget, Inbound};
 use super::recv::{Next, RecvHalf, Violation};
 use super::send::{End, Piece, SendHalf};
 use crate::limits::RESET_LINGER;
@@ -46,6 +46,7 @@ pub struct Stream {
     opener: bool,
     send: SendHalf,
     recv: RecvHalf,
+    inbound: Inbound,
     attachments: Attachments,
     /// Highest offset that was given to any link.
     transmitted: u64,
@@ -106,6 +107,7 @@ impl Stream {
             id,
             meta,
             opener,
+            inbound: Inbound::new(budget.clone()),
             send: SendHalf::new(budget),
             recv: RecvHalf::default(),
             attachments: Attachments::default(),
@@ -201,8 +203,10 @@ impl Stream {
         }
         self.send.finish(End::Reset(code), self.transmitted);
         self.recv.discard();
+        self.forget_delivered();
         if self.recv.is_reset() && !self.recv.is_done() {
             self.recv.consume_end(now);
+            self.forget_delivered();
         }
         self.reset_due = None;
     }
@@ -214,6 +218,7 @@ impl Stream {
         self.reset_due = None;
         self.send.abandon();
         self.recv.discard();
+        self.forget_delivered();
         self.attachments = Attachments::default();
     }
 
@@ -234,11 +239,13 @@ impl Stream {
     /// The application took `len` bytes.
     pub fn consume(&mut self, len: usize, now: Instant) {
         self.recv.consume(len, now);
+        self.forget_delivered();
     }
 
     /// The application took the end or the reset.
     pub fn consume_end(&mut self, now: Instant) {
         self.recv.consume_end(now);
+        self.forget_delivered();
         self.reset_due = None;
         self.failure_due = false;
     }
@@ -287,7 +294,12 @@ impl Stream {
                 if self.is_aborted() {
                     return Ok(());
                 }
-                self.recv.handle_data(offset, payload)
+                self.recv.handle_data(offset, payload)?;
+                if self.inbound.set(self.recv.held()) {
+                    Ok(())
+                } else {
+                    Err(Violation("more bytes in flight than a session may have"))
+                }
             }
             Frame::Ack { offset } => {
                 if self.send.handle_ack(offset, now) {
@@ -387,6 +399,11 @@ impl Stream {
 
     // --- internals ---
 
+    fn forget_delivered(&mut self) {
+        // Less than before is always allowed.
+        let _ = self.inbound.set(self.recv.held());
+    }
+
     /// True for an application that has ended its half and got the peer's end, or has aborted.
     fn is_application_gone(&self) -> bool {
         self.is_aborted() || self.is_ended() && self.recv.is_done()
@@ -465,6 +482,7 @@ impl Stream {
         self.send.abandon();
         if gone {
             self.recv.consume_end(now);
+            self.forget_delivered();
         } else if self.recv.early_reset().is_some() {
             self.reset_due.get_or_insert(now + RESET_LINGER);
         }
