@@ -79,13 +79,15 @@ pub(crate) async fn visit(config: &ClientConfig, over_stdio: bool) -> Result<(),
     };
     let mut running = pin!(client.run());
     let result = tokio::select! {
+        biased;
         result = &mut running => return client.finish(result).await,
+        // A refusal ends the connection as well, and is what the user has to know.
+        Some(error) = refusals.recv() => Err(Exit::NotVisited(error)),
         ended = connection => match ended {
             Ok(Some(Outcome { reset: None, .. })) => Ok(()),
             Ok(_) => Err(Exit::Failed(anyhow::anyhow!("the connection was cut"))),
             Err(error) => Err(error),
         },
-        Some(error) = refusals.recv() => Err(Exit::NotVisited(error)),
     };
     // The server gets a goodbye, as after any other end.
     client.shutdown.ask();

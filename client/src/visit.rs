@@ -146,11 +146,12 @@ impl Visitor {
                         (Ok(_), None) => {}
                         (Err(error @ VisitError::Refused), _) => {
                             tracing::error!("[{}] cannot be visited: {error}", self.config.server_name);
-                            self.give_up(&mut peer, "refused");
-                            pause = Some(Instant::now() + backoff.next_pause());
+                            // Told first: the end of the connections, which follows from it, is not the reason.
                             if let Some(refused) = &self.refused {
                                 let _ = refused.try_send(error);
                             }
+                            self.give_up(&mut peer, "refused");
+                            pause = Some(Instant::now() + backoff.next_pause());
                         }
                         (Err(error), _) => {
                             if backoff.attempts() == 0 {
