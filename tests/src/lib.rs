@@ -24,6 +24,7 @@ pub mod mitm;
 pub mod net;
 pub mod patience;
 pub mod pattern;
+pub mod private;
 pub mod program;
 pub mod service;
 pub mod stall;

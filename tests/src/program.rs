@@ -97,15 +97,15 @@ impl Launch {
         path
     }
 
-    /// Starts it.
-    pub fn start(&self) -> Program {
+    /// The command that starts it, its output piped.
+    pub fn command(&self) -> Command {
         raise_open_files();
         let mut command = Command::new(&self.executable);
         if !self.inherit_environment {
             command.env_clear();
         }
         // What the developer's shell holds must not reach the programs.
-        command.env_remove("TUN_TOKEN").env_remove("RUST_LOG");
+        command.env_remove("TUN_TOKEN").env_remove("TUN_SECRET").env_remove("RUST_LOG");
         command
             .args(&self.args)
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
@@ -113,6 +113,12 @@ impl Launch {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts it.
+    pub fn start(&self) -> Program {
+        let mut command = self.command();
         let started = Instant::now();
         let child =
             command.spawn().unwrap_or_else(|e| panic!("{} cannot start: {e}", self.executable.display()));

@@ -186,6 +186,11 @@ impl Service {
         self.sent.load(Ordering::Relaxed)
     }
 
+    /// How many connections it has accepted.
+    pub fn accepted(&self) -> usize {
+        *self.accepted.borrow()
+    }
+
     /// Waits until it has accepted its `n`-th connection.
     pub async fn nth_accepted(&self, n: usize) {
         let mut accepted = self.accepted.clone();

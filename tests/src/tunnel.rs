@@ -132,6 +132,11 @@ impl Setup {
     pub fn net(&self) -> &Loopback {
         &self.net
     }
+
+    /// The same, for those who start the rest by themselves.
+    pub fn into_net(self) -> Loopback {
+        self.net
+    }
 }
 
 impl Tunnel {
