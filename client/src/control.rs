@@ -414,8 +414,10 @@ impl<'a> Connection<'a> {
             let _ = tokio::time::timeout(GOODBYE_DEADLINE, links.wait_for(|count| *count == 0)).await;
             std::io::Result::Ok(())
         };
+        let mut links = self.session.watch_links();
         tokio::select! {
             _ = farewell => {}
+            _ = links.wait_for(|count| *count == 0) => tracing::debug!("no link is left to drain over"),
             () = shutdown.insisted() => tracing::warn!("stopping at once"),
         }
         self.session.end("the client was stopped");
