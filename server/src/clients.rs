@@ -187,9 +187,9 @@ impl Clients {
         let session = client.session.clone();
         drop(state);
         session.close_links(lost, "the client gave it up");
-        if session.links().iter().filter(|link| !link.is_gone()).count()
-            >= usize::from(self.settings.max_links)
-        {
+        let links = session.links();
+        let staying = links.iter().filter(|link| !link.is_gone() && !lost.contains(&link.number()));
+        if staying.count() >= usize::from(self.settings.max_links) {
             let reason = format!("the client has {} links already", self.settings.max_links);
             return Judgement::Refused(RefusalCode::Unavailable, reason);
         }
