@@ -54,9 +54,13 @@ pub(crate) struct Request {
 /// Why a visitor has no link.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum VisitError {
-    /// The same words for both, so that nobody learns from them which proxies exist.
+    /// The proxy's client does not know the secret. The same words as for [`Self::NotThere`], so that nobody learns
+    /// from them which proxies exist.
     #[error("no such proxy for this user, or a wrong secret")]
     Refused,
+    /// The server knows no such proxy. It will, if its client is about to come back.
+    #[error("no such proxy for this user, or a wrong secret")]
+    NotThere,
     /// It may work later.
     #[error("{0}")]
     Failed(String),
@@ -102,6 +106,8 @@ impl Visitor {
         let mut approach: Option<Approach> = None;
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, u64::from_le_bytes(random::bytes()));
         let mut pause: Option<Instant> = None;
+        // There was such a proxy, and this was its secret.
+        let mut met = false;
         loop {
             let over = peer.as_ref().and_then(|peer| peer.linkless_since).map(|since| since + RESUME_WINDOW);
             let event = tokio::select! {
@@ -141,22 +147,28 @@ impl Visitor {
                     match (result, &mut peer) {
                         (Ok(new), Some(peer)) => {
                             backoff.reset();
+                            met = true;
                             self.add_link(peer, new);
                         }
                         (Ok(_), None) => {}
-                        (Err(error @ VisitError::Refused), _) => {
+                        // After a restart of the server its client may be later than this one: what is open waits.
+                        (Err(VisitError::NotThere), Some(peer)) if peer.met => {
+                            pause = Some(
+                                Instant::now() + self.try_again(&mut backoff, "its client is not there"),
+                            );
+                        }
+                        (Err(VisitError::Failed(reason)), _) => {
+                            pause = Some(Instant::now() + self.try_again(&mut backoff, &reason));
+                        }
+                        (Err(error), _) => {
                             tracing::error!("[{}] cannot be visited: {error}", self.config.server_name);
-                            // Told first: the end of the connections, which follows from it, is not the reason.
-                            if let Some(refused) = &self.refused {
+                            // Told first: the end of the connections, which follows from it, is not the reason. A proxy
+                            // that was there before may come back.
+                            let is_final = !met || matches!(error, VisitError::Refused);
+                            if let Some(refused) = self.refused.as_ref().filter(|_| is_final) {
                                 let _ = refused.try_send(error);
                             }
                             self.give_up(&mut peer, "refused");
-                            pause = Some(Instant::now() + backoff.next_pause());
-                        }
-                        (Err(error), _) => {
-                            if backoff.attempts() == 0 {
-                                tracing::warn!("[{}] {error}; trying again", self.config.server_name);
-                            }
                             pause = Some(Instant::now() + backoff.next_pause());
                         }
                     }
@@ -169,6 +181,14 @@ impl Visitor {
                 approach = Some(self.approach(peer));
             }
         }
+    }
+
+    /// The pause until the next attempt; only the first failure is worth a line.
+    fn try_again(&self, backoff: &mut Backoff, reason: &str) -> Duration {
+        if backoff.attempts() == 0 {
+            tracing::warn!("[{}] {reason}; trying again", self.config.server_name);
+        }
+        backoff.next_pause()
     }
 
     fn begin(&self) -> Peer {
@@ -279,7 +299,7 @@ async fn approach(
             // The server says by the way it ends the stream whether there is a point in trying again.
             let relayed = tokio::time::timeout(Duration::from_secs(1), relayed).await;
             match relayed {
-                Ok(Ok(Outcome { reset: Some(ResetCode::Refused), .. })) => Err(VisitError::Refused),
+                Ok(Ok(Outcome { reset: Some(ResetCode::Refused), .. })) => Err(VisitError::NotThere),
                 _ => Err(VisitError::Failed(format!("the way to the proxy's client failed: {error}"))),
             }
         }
