@@ -6,6 +6,7 @@ mod cli;
 mod control;
 mod dial;
 mod identity;
+mod nat;
 mod peers;
 mod settings;
 mod visit;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
             }
             format!("tunc: the configuration file {} syntax is ok\n", path.display()).into_bytes()
         }
+        Invocation::Nat(question) => return nat::run(&question),
         Invocation::Completions(shell) => cli::completions(shell),
     };
     // Whoever closes the pipe has read enough.

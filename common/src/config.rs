@@ -37,8 +37,8 @@ pub use shared::{Env, SECRET_VARIABLE, TOKEN_VARIABLE, read_secret_key, read_tok
 pub use types::{
     ClientConfig, ClientTls, ClientTransport, DEFAULT_DRAIN_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL,
     DEFAULT_HEARTBEAT_TIMEOUT, DEFAULT_PORT, DEFAULT_TCP_KEEPALIVE, LogConfig, LogFormat, LogLevel,
-    LogTarget, ProxyConfig, ProxyKind, ServerConfig, ServerTls, ServerTransport, VisitorConfig, VisitorKind,
-    full_name,
+    LogTarget, ProxyConfig, ProxyKind, ServerConfig, ServerTls, ServerTransport, StunConfig, VisitorConfig,
+    VisitorKind, full_name,
 };
 
 /// Loads a server's file with the process's environment; unknown keys are errors.

@@ -4,6 +4,7 @@
 //! * [`session`]: the driver of resumable streams over one or more links; [`control`] is one of them.
 //! * [`peer`]: how two clients meet through the server, unseen by it.
 //! * [`limit`]: how often something may happen.
+//! * [`stun`]: how an endpoint is seen from outside.
 //! * [`lifecycle`]: who owns which task.
 //! * [`cli`], [`config`] and [`log`]: what the programs are told, and what they tell.
 //!
@@ -21,3 +22,4 @@ pub mod peer;
 pub mod random;
 pub mod session;
 pub mod shutdown;
+pub mod stun;

@@ -1,9 +1,9 @@
-//! How often somebody may fail to prove a secret. This is the only file that knows the rate limiter.
+//! How often somebody may fail to prove a secret, or ask without one. This is the only file that knows the rate limiter.
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -91,9 +91,41 @@ impl LoginFailures {
     }
 }
 
+/// Sources are counted in this many places, so that forged ones cannot fill the memory. Two sources share a place by
+/// chance only: who shares with whom is different in every process.
+const PLACES: u64 = 64 * 1024;
+
+/// Lets each source (IPv6: each /64) do something so often.
+pub struct SourceRate {
+    limiter: DefaultKeyedRateLimiter<u64>,
+    places: RandomState,
+}
+
+impl SourceRate {
+    /// Up to `burst` times at once, and once more in every `refill`.
+    pub fn new(burst: NonZeroU32, refill: Duration) -> Self {
+        let quota = Quota::with_period(refill).unwrap_or(Quota::per_second(burst)).allow_burst(burst);
+        SourceRate { limiter: RateLimiter::keyed(quota), places: RandomState::new() }
+    }
+
+    /// Counts, and says whether it may be.
+    pub fn allows(&self, source: IpAddr) -> bool {
+        let place = self.places.hash_one(network(source)) % PLACES;
+        self.limiter.check_key(&place).is_ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_that_asks_too_often_is_stopped_and_others_are_not() {
+        let rate = SourceRate::new(NonZeroU32::new(3).expect("three"), Duration::from_secs(60));
+        let (greedy, other) = (IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2]));
+        assert_eq!([(); 5].map(|()| rate.allows(greedy)), [true, true, true, false, false]);
+        assert!(rate.allows(other));
+    }
 
     #[test]
     fn an_address_that_keeps_failing_is_blocked_and_its_neighbours_are_not() {

@@ -10,6 +10,7 @@ pub mod handshake;
 pub mod heartbeat;
 pub mod tcp;
 pub mod tls;
+pub mod udp;
 mod yamux;
 
 pub use buffered::Io;

@@ -100,7 +100,9 @@ fn filter(level: LogLevel, rust_log: Option<&str>) -> Result<EnvFilter, LogError
     };
     let others = if level == "error" { "error" } else { "warn" };
     let ours = OURS.map(|name| format!("{name}={level}")).join(",");
-    EnvFilter::try_new(format!("{others},{ours}")).map_err(|e| LogError::Filter(e.to_string()))
+    // The STUN codec warns of every malformed message, and anybody may send some.
+    EnvFilter::try_new(format!("{others},stun_types=error,{ours}"))
+        .map_err(|e| LogError::Filter(e.to_string()))
 }
 
 fn subscriber<W>(

@@ -2,6 +2,7 @@
 
 use crate::accept::Gate;
 use crate::clients::Clients;
+use crate::reflect;
 use crate::settings::Settings;
 use anyhow::Context;
 use std::sync::Arc;
@@ -27,6 +28,8 @@ pub(crate) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
     let listener = tcp::listen(settings.bind)
         .with_context(|| format!("cannot listen on {} (bindAddr, bindPort)", settings.bind))?;
     let address = listener.local_addr()?;
+    let reflecting = tasks.child();
+    reflect::start(&config.stun, address, &reflecting)?;
     let registry = Registry::new(config.allow_ports.clone(), config.max_ports_per_client);
     let clients = Clients::new(settings.clone(), registry, tasks.child());
     let accepting = tasks.child();
@@ -37,6 +40,7 @@ pub(crate) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
 
     shutdown.asked().await;
     accepting.stop();
+    reflecting.stop();
     let sessions = clients.begin_stop();
     tracing::info!("stopping, draining for up to {}s", settings.drain_timeout.as_secs());
     let drained = tokio::select! {

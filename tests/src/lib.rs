@@ -19,6 +19,7 @@ pub mod certs;
 pub mod eventually;
 pub mod forwarder;
 pub mod http;
+pub mod lab;
 pub mod log;
 pub mod mitm;
 pub mod net;

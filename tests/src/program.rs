@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::binaries;
+use crate::lab::Space;
 use crate::log::{Line, Log};
 use crate::patience::soon;
 
@@ -25,6 +26,8 @@ use crate::patience::soon;
 pub struct Launch {
     label: String,
     executable: PathBuf,
+    /// What comes before the executable on the command line.
+    within: Vec<OsString>,
     args: Vec<OsString>,
     environment: Vec<(String, String)>,
     inherit_environment: bool,
@@ -47,6 +50,7 @@ impl Launch {
         Self {
             label: label.to_owned(),
             executable: executable.into(),
+            within: Vec::new(),
             args: Vec::new(),
             environment: Vec::new(),
             inherit_environment: true,
@@ -71,6 +75,12 @@ impl Launch {
         let name = format!("{}.toml", self.label.replace(' ', "-"));
         let path = self.write(&name, text);
         self.args([OsString::from("-c"), path.into()])
+    }
+
+    /// Starts it in a namespace of the network lab.
+    pub fn within(mut self, space: &Space) -> Self {
+        self.within = space.enter();
+        self
     }
 
     /// Sets a variable of the environment.
@@ -100,14 +110,15 @@ impl Launch {
     /// The command that starts it, its output piped.
     pub fn command(&self) -> Command {
         raise_open_files();
-        let mut command = Command::new(&self.executable);
+        let words = [self.within.clone(), vec![self.executable.clone().into()], self.args.clone()].concat();
+        let mut command = Command::new(&words[0]);
         if !self.inherit_environment {
             command.env_clear();
         }
         // What the developer's shell holds must not reach the programs.
         command.env_remove("TUN_TOKEN").env_remove("TUN_SECRET").env_remove("RUST_LOG");
         command
-            .args(&self.args)
+            .args(&words[1..])
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(self.dir())
             .stdin(Stdio::null())
@@ -152,6 +163,12 @@ pub struct Finished {
 }
 
 impl Finished {
+    /// Its output, which must be one JSON value.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.output).unwrap_or_else(|e| panic!("not JSON: {e}\n{}", self.output))
+    }
+
     /// Checks the exit code and that each of these texts is somewhere in the output.
     #[track_caller]
     pub fn expect(&self, code: i32, texts: &[&str]) {

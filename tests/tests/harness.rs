@@ -11,6 +11,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tun_tests::certs::{careless_client, self_signed_server};
 use tun_tests::eventually::quiet;
 use tun_tests::forwarder::{Direction, Fault, Forwarder, Silence};
+use tun_tests::lab::{self, Lab, Nat};
 use tun_tests::mitm::Mitm;
 use tun_tests::net::{FORWARDER_PORT, Loopback, SERVICE_PORT};
 use tun_tests::pattern;
@@ -290,4 +291,32 @@ async fn stalling_peers_stall_until_they_are_cut() {
         service.stop().await;
         assert!(stalled.all_cut().await < Duration::from_secs(20), "{stall:?}");
     }
+}
+
+#[tokio::test]
+async fn a_lab_goes_with_its_test_and_leaves_nothing() {
+    let Some(mut lab) = Lab::start() else { return };
+    let site = lab.site(Nat::PortRestricted);
+    let names = [lab.server().name().to_owned(), site.host().name().to_owned()];
+    assert!(names.iter().all(|name| lab::names().contains(name)));
+    drop((lab, site));
+    assert!(!names.iter().any(|name| lab::names().contains(name)));
+}
+
+#[tokio::test]
+async fn what_a_dead_process_left_is_swept() {
+    let Some(_lab) = Lab::start() else { return };
+    // A process that has ended, and its lab with a program in it.
+    let maker = Launch::of("true", "/bin/true").start();
+    maker.exit().await;
+    let left = lab::leave(u32::try_from(maker.pid()).unwrap());
+    let script = "echo inside; exec tail -f /dev/null";
+    let forgotten = Launch::of("tail", "/bin/sh").within(&left).args(["-c", script]).start();
+    forgotten.line("inside").await;
+    let name = left.name().to_owned();
+    // Nobody cleans up.
+    std::mem::forget(left);
+    lab::sweep();
+    assert_eq!(forgotten.exit().await.code, None);
+    assert!(!lab::names().contains(&name));
 }

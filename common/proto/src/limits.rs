@@ -94,3 +94,10 @@ pub const MAX_STREAMS_PER_LINK: usize = 6 * 1024;
 
 /// Stream limit configured in the multiplexer, equal on both sides.
 pub const LINK_STREAM_LIMIT: usize = 8 * 1024;
+
+/// STUN requests that one address may send at once. A whole site may be behind it, whose peers gather their addresses
+/// at the same time; with the refill it keeps what a forged source address can make us send to a victim negligible.
+pub const STUN_BURST: u32 = 200;
+
+/// Time in which an address earns one more STUN request.
+pub const STUN_REFILL: Duration = Duration::from_millis(20);

@@ -37,9 +37,13 @@ pub(super) static SERVER: &[Key] = &[
     later("udpPacketSize", Int(0, 65_535)),
     later("natholeAnalysisDataReserveHours", Int(0, 1_000_000)),
     used("allowPorts", Sections(PORT_RANGE)),
+    used("stun", Section(STUN)),
     later("httpPlugins", Sections(HTTP_PLUGIN)),
     later("featureGates", Anything),
 ];
+
+const STUN: &[Key] =
+    &[used("enable", Bool), used("port", PORT), used("altPort", PORT), used("altAddr", Text)];
 
 const PORT_RANGE: &[Key] = &[used("start", PORT), used("end", PORT), used("single", PORT)];
 

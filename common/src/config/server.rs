@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Loader, ServerConfig, ServerTls, ServerTransport,
+    Loader, ServerConfig, ServerTls, ServerTransport, StunConfig,
     keys::SERVER,
     problem::Report,
     schema::Section,
@@ -24,6 +24,7 @@ pub(super) fn decode(tree: &Node, loader: &Loader, report: &mut Report) -> Serve
         detailed_errors_to_client: section.bool("detailedErrorsToClient").unwrap_or(true),
         max_ports_per_client: section.int("maxPortsPerClient").unwrap_or(0) as u32,
         allow_ports: allow_ports(section, report),
+        stun: stun(section, report),
         log: log(section),
         transport: transport(section, report),
     };
@@ -37,6 +38,30 @@ fn warn(config: &ServerConfig, report: &mut Report) {
         report
             .warning(None, "`auth.token` is empty: everyone who reaches the port may log in and open ports");
     }
+}
+
+fn stun(section: Section<'_>, report: &mut Report) -> StunConfig {
+    let port = |key: &str| section.int(key).map(|port| port as u16);
+    let alt_addr = host(section, "stun.altAddr", "", report).and_then(|text| {
+        let address = text.parse().ok();
+        if address.is_none() {
+            let line = section.line("stun.altAddr");
+            report
+                .problem(line, format!("`stun.altAddr` must be an IP address of this machine, not {text:?}"));
+        }
+        address
+    });
+    let stun = StunConfig {
+        enable: section.bool("stun.enable").unwrap_or(true),
+        port: port("stun.port"),
+        alt_port: port("stun.altPort"),
+        alt_addr,
+    };
+    if stun.port.is_some() && stun.port == stun.alt_port {
+        let line = section.line("stun.altPort");
+        report.problem(line, "`stun.altPort` must be another port than `stun.port`");
+    }
+    stun
 }
 
 fn transport(section: Section<'_>, report: &mut Report) -> ServerTransport {

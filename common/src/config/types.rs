@@ -1,6 +1,6 @@
 //! The configuration as the two programs consume it: every value present, checked and in its own type.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use super::Secret;
 
@@ -23,10 +23,31 @@ pub struct ServerConfig {
     pub max_ports_per_client: u32,
     /// Ports that clients may ask for; empty admits all.
     pub allow_ports: Vec<RangeInclusive<u16>>,
+    /// How clients learn how they are seen from outside.
+    pub stun: StunConfig,
     /// Where and how much is logged.
     pub log: LogConfig,
     /// How tunnels behave.
     pub transport: ServerTransport,
+}
+
+/// The part of [`ServerConfig`] about STUN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StunConfig {
+    /// Whether STUN is served.
+    pub enable: bool,
+    /// UDP port; `None`: the number of `bindPort`, if it is free.
+    pub port: Option<u16>,
+    /// Second UDP port; `None`: the one after the first, if it is free.
+    pub alt_port: Option<u16>,
+    /// A second address of the machine: tests of NATs need one to be complete.
+    pub alt_addr: Option<IpAddr>,
+}
+
+impl Default for StunConfig {
+    fn default() -> Self {
+        Self { enable: true, port: None, alt_port: None, alt_addr: None }
+    }
 }
 
 /// The part of [`ServerConfig`] about tunnels.
@@ -274,6 +295,7 @@ impl Default for ServerConfig {
             detailed_errors_to_client: true,
             max_ports_per_client: 0,
             allow_ports: Vec::new(),
+            stun: StunConfig::default(),
             log: LogConfig::default(),
             transport: ServerTransport::default(),
         }

@@ -28,6 +28,7 @@ fn every_key_of_a_server_arrives() {
         maxPortsPerClient = 5
         allowPorts = [{ start = 1000, end = 2000 }, { single = 3000 }]
         auth.token = "secret"
+        stun = { enable = false, port = 3478, altPort = 3479, altAddr = "2001:db8::2" }
         log = { to = "/var/log/tuns.log", level = "trace", maxDays = 9, disablePrintColor = true, format = "json" }
         [transport]
         tcpMux = false
@@ -48,6 +49,12 @@ fn every_key_of_a_server_arrives() {
         detailed_errors_to_client: false,
         max_ports_per_client: 5,
         allow_ports: vec![1000..=2000, 3000..=3000],
+        stun: StunConfig {
+            enable: false,
+            port: Some(3478),
+            alt_port: Some(3479),
+            alt_addr: Some("2001:db8::2".parse().unwrap()),
+        },
         log: LogConfig {
             to: LogTarget::File("/var/log/tuns.log".into()),
             level: LogLevel::Trace,

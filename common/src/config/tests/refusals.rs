@@ -322,3 +322,16 @@ fn an_error_never_shows_a_secret() {
     let error = loader().client_from_str("[[visitors]]\ntype = 'stcp'\nsecretKey = ['hunter2']").unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hunter2"));
 }
+
+#[test]
+fn stun_needs_an_address_and_two_ports() {
+    for (text, problem) in [
+        (
+            "stun.altAddr = 'example.com'",
+            "`stun.altAddr` must be an IP address of this machine, not \"example.com\"",
+        ),
+        ("[stun]\nport = 1\naltPort = 1", "`stun.altPort` must be another port than `stun.port`"),
+    ] {
+        assert_eq!(only(server_problems(text)).1, problem);
+    }
+}

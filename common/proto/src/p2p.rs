@@ -1,0 +1,3 @@
+//! Finding a path between two peers that can both reach the server.
+
+pub mod nat;
