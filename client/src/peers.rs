@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::DuplexStream;
+use tokio::sync::Semaphore;
 use tun_common::config::Secret;
 use tun_common::lifecycle::Tasks;
 use tun_common::limit::Failures;
@@ -38,6 +39,9 @@ const GUESSES_BY_SOURCE: u32 = 5;
 const GUESSES_BY_PROXY: u32 = 20;
 const GUESS_REFILL: Duration = Duration::from_secs(6);
 
+/// Visitors of one source that are paired at a time. Others wait, so that guesses made at once are counted as well.
+const PAIRING_BY_SOURCE: usize = 4;
+
 /// A private service.
 pub(crate) struct PrivateService {
     pub(crate) name: String,
@@ -52,6 +56,7 @@ pub(crate) struct Peers {
     heartbeat_timeout: Duration,
     by_source: Failures<String>,
     by_proxy: Failures<String>,
+    pairing: Mutex<HashMap<String, Arc<Semaphore>>>,
     sessions: Mutex<HashMap<Id, Session>>,
 }
 
@@ -63,6 +68,7 @@ impl Peers {
             heartbeat_timeout,
             by_source: Failures::new(GUESSES_BY_SOURCE, GUESS_REFILL),
             by_proxy: Failures::new(GUESSES_BY_PROXY, GUESS_REFILL),
+            pairing: Mutex::default(),
             sessions: Mutex::default(),
         })
     }
@@ -74,13 +80,21 @@ impl Peers {
         source: String,
     ) -> Result<Box<dyn Local>, ResetCode> {
         let guesser = source.rsplit_once(':').map_or(source.as_str(), |(host, _)| host).to_owned();
-        if self.by_source.blocked(&guesser).or(self.by_proxy.blocked(&service.name)).is_some() {
-            tracing::warn!("[{}] visitor from {source} refused: too many wrong secrets", service.name);
+        if self.is_blocked(&guesser, &service.name, &source) {
             return Err(ResetCode::Refused);
         }
         let (local, io) = pipe(PIPE);
         let peers = self.clone();
+        let turns = self.turns(&guesser);
         self.tasks.spawn(async move {
+            let turn = tokio::time::timeout(HANDSHAKE_DEADLINE, turns.acquire_owned()).await;
+            let Ok(Ok(_turn)) = turn else {
+                tracing::info!("[{}] visitor from {source} refused: others pair already", service.name);
+                return;
+            };
+            if peers.is_blocked(&guesser, &service.name, &source) {
+                return;
+            }
             let paired = tokio::time::timeout(HANDSHAKE_DEADLINE, peers.pair(io, &service)).await;
             match paired {
                 Ok(Ok((io, hello))) => peers.add_link(service, io, hello, &source),
@@ -91,14 +105,41 @@ impl Peers {
                     };
                     tracing::warn!("[{}] visitor from {source} refused: {reason}", service.name);
                     tracing::debug!("[{}] {error}", service.name);
-                    peers.by_source.note(&guesser);
-                    peers.by_proxy.note(&service.name);
-                    peers.by_source.tidy();
+                    peers.note(&guesser, &service.name);
                 }
-                Err(_) => tracing::info!("[{}] visitor from {source} did not finish pairing", service.name),
+                Err(_) => {
+                    tracing::info!("[{}] visitor from {source} did not finish pairing", service.name);
+                    // It may have: this client's confirmation is enough to check a guess with.
+                    peers.note(&guesser, &service.name);
+                }
             }
         });
         Ok(local)
+    }
+
+    fn is_blocked(&self, guesser: &String, proxy: &String, source: &str) -> bool {
+        let blocked = self.by_source.blocked(guesser).or(self.by_proxy.blocked(proxy)).is_some();
+        if blocked {
+            tracing::warn!("[{proxy}] visitor from {source} refused: too many wrong secrets");
+        }
+        blocked
+    }
+
+    /// Counts a wrong secret.
+    fn note(&self, guesser: &String, proxy: &String) {
+        self.by_source.note(guesser);
+        self.by_proxy.note(proxy);
+        self.by_source.tidy();
+    }
+
+    /// Whose turn it is to pair, among the visitors of one source.
+    fn turns(&self, guesser: &str) -> Arc<Semaphore> {
+        let mut pairing = self.pairing.lock().unwrap_or_else(PoisonError::into_inner);
+        pairing.retain(|_, turns| Arc::strong_count(turns) > 1);
+        pairing
+            .entry(guesser.to_owned())
+            .or_insert_with(|| Arc::new(Semaphore::new(PAIRING_BY_SOURCE)))
+            .clone()
     }
 
     /// Resolves when no visitor has anything open; their sessions are over then.
