@@ -81,6 +81,8 @@ struct Shared {
     down: AtomicU64,
     /// The first bytes that have passed towards the target.
     seen: Mutex<Vec<u8>>,
+    /// All that has passed in either direction since it was asked to keep it.
+    record: Mutex<Option<[Vec<u8>; 2]>>,
     /// Bytes per second and direction of one connection; 0 is unlimited.
     rate: AtomicU64,
 }
@@ -132,6 +134,7 @@ impl Forwarder {
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
             seen: Mutex::default(),
+            record: Mutex::default(),
             rate: AtomicU64::new(0),
         });
         let addr = listener.local_addr().expect("a listener has an address");
@@ -175,6 +178,17 @@ impl Forwarder {
     /// What has passed towards the target, its first 64 KiB.
     pub fn seen(&self) -> Vec<u8> {
         self.shared.seen.lock().expect("no panic while held").clone()
+    }
+
+    /// Keeps all that passes from now on.
+    pub fn record(&self) {
+        *self.shared.record.lock().expect("no panic while held") = Some(Default::default());
+    }
+
+    /// What has passed in a direction since [`Forwarder::record`], all connections mixed.
+    pub fn recorded(&self, direction: Direction) -> Vec<u8> {
+        let record = self.shared.record.lock().expect("no panic while held");
+        record.as_ref().expect("it was asked to keep it")[direction as usize].clone()
     }
 
     /// How many connections it has accepted since it started.
@@ -225,6 +239,9 @@ impl Shared {
         let passed = self.counter(direction).fetch_add(len, Ordering::Relaxed) + len;
         if direction == Direction::Up && passed <= SEEN_MOST {
             self.seen.lock().expect("no panic while held").extend_from_slice(bytes);
+        }
+        if let Some(record) = &mut *self.record.lock().expect("no panic while held") {
+            record[direction as usize].extend_from_slice(bytes);
         }
         let mut state = self.state();
         let due = |planned: &mut Planned| planned.direction == direction && planned.at <= passed;
