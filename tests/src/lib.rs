@@ -21,6 +21,7 @@ pub mod forwarder;
 pub mod http;
 pub mod lab;
 pub mod log;
+pub mod memory;
 pub mod mitm;
 pub mod net;
 pub mod patience;
