@@ -13,17 +13,11 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tun_common::config::{ClientConfig, VisitorConfig};
 use tun_common::lifecycle::Tasks;
-use tun_common::random;
 use tun_common::session::{Outcome, Session};
 use tun_common::shutdown::Shutdown;
 use tun_proto::backoff::Backoff;
 use tun_proto::limits::STANDBY_RETRY;
 use tun_proto::wire::login::RefusalCode;
-
-/// Pauses between attempts to reach a server that is away. The longest is what bounds how late after the server's
-/// return the client is back.
-pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(100);
-pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Pause after a refusal that only a person can mend.
 const REFUSED_PAUSE: Duration = Duration::from_secs(20);
@@ -155,7 +149,7 @@ impl Client {
     }
 
     async fn run(&self) -> Result<(), Exit> {
-        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, u64::from_le_bytes(random::bytes()));
+        let mut backoff = dial::backoff();
         let mut had_session = false;
         let mut standing_by = false;
         let mut ports = Default::default();

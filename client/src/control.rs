@@ -3,7 +3,6 @@
 //! The loop waits for whatever comes first and deals with it: a message of the server, a link that came, went or fell
 //! silent, a dial that succeeded or failed, a tick of the tunnel policy, the user's wish to stop.
 
-use crate::app::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::backend::Backends;
 use crate::dial::{self, DialError, Dialled};
 use crate::settings::Settings;
@@ -125,7 +124,7 @@ impl<'a> Connection<'a> {
             retire: HashMap::new(),
             lost: BTreeSet::new(),
             dialling: None,
-            backoff: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, u64::from_le_bytes(random::bytes())),
+            backoff: dial::backoff(),
             pause_until: None,
             linkless_since: None,
             wants_more: false,

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tun_common::link::handshake::{self, HandshakeError};
 use tun_common::link::{Io, Link, NewLink, Side, tcp};
+use tun_common::random;
 use tun_proto::auth::SessionSecret;
+use tun_proto::backoff::Backoff;
 use tun_proto::session::login::{ClientLogin, ClientOutcome};
 use tun_proto::wire::login::{Accepted, Bytes32, Hello, Id, Intent, RefusalCode, Refused};
 
@@ -18,6 +20,11 @@ const HEDGE_AFTER: Duration = Duration::from_secs(2);
 
 /// Attempts that may be under way at once.
 const MAX_ATTEMPTS: usize = 3;
+
+/// Pauses between attempts to reach a server that is away. The longest is what bounds how late after the server's
+/// return the client is back.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// A link that is logged in.
 pub(crate) struct Dialled {
@@ -79,6 +86,11 @@ pub(crate) async fn join(
             () = tokio::time::sleep(HEDGE_AFTER), if attempts.len() < MAX_ATTEMPTS => attempts.push(attempt()),
         }
     }
+}
+
+/// The schedule by which whoever is away is tried again.
+pub(crate) fn backoff() -> Backoff {
+    Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, u64::from_le_bytes(random::bytes()))
 }
 
 async fn attempt(

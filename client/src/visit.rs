@@ -6,7 +6,7 @@
 pub(crate) mod listen;
 pub(crate) mod stdio;
 
-use crate::app::{FIRST_PAUSE, LONGEST_PAUSE};
+use crate::dial;
 use crate::settings::Settings;
 use bytes::{Bytes, BytesMut};
 use std::future::Future;
@@ -104,7 +104,7 @@ impl Visitor {
     pub(crate) async fn run(self, mut requests: mpsc::Receiver<Request>) {
         let mut peer: Option<Peer> = None;
         let mut approach: Option<Approach> = None;
-        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE, u64::from_le_bytes(random::bytes()));
+        let mut backoff = dial::backoff();
         let mut pause: Option<Instant> = None;
         // There was such a proxy, and this was its secret.
         let mut met = false;

@@ -336,7 +336,7 @@ impl Clients {
     }
 
     /// The session that serves a private proxy, if `user` may visit it.
-    pub(crate) fn find_private(&self, proxy: &str, user: &str) -> Option<Session> {
+    fn find_private(&self, proxy: &str, user: &str) -> Option<Session> {
         let state = self.lock();
         let found = state.private.get(proxy)?;
         let allowed = match found.allow_users.as_slice() {
@@ -430,7 +430,16 @@ impl Handler for ClientStreams {
             }
             Ok(StreamMeta::Visit { proxy }) => {
                 let clients = self.clients.upgrade().ok_or(ResetCode::SessionOver)?;
-                relay::visit(&clients, session, &proxy, &self.user, &self.address)
+                let (user, source) = (&self.user, &self.address);
+                // The same answer for a proxy that does not exist and for one that the user may not visit.
+                let Some(client) = clients.find_private(&proxy, user) else {
+                    tracing::info!(
+                        "[{proxy}] visitor from {source} refused: no such proxy for user {user:?}"
+                    );
+                    return Err(ResetCode::Refused);
+                };
+                let patience = clients.settings.user_conn_timeout;
+                relay::couple(&client, session, &proxy, user, source, patience)
             }
             _ => Err(ResetCode::Refused),
         }

@@ -7,7 +7,7 @@ use super::{
     problem::Report,
     schema::{Key, Keys, Status, Takes, Type, find},
     suggest::{Place, suggest},
-    tree::{Node, Value},
+    tree::{Node, Value, join},
 };
 
 /// Checks a file's tree against the table of its kind. `start` is the client's list of proxies to run.
@@ -290,10 +290,6 @@ impl Check<'_> {
 /// A field of a section that has not been checked yet.
 pub(super) fn field<'a>(node: &'a Node, name: &str) -> Option<&'a Node> {
     node.entries().iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, node)| node)
-}
-
-pub(super) fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 fn expected(takes: &Takes) -> String {

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{check::join, schema::Section, tree::Value};
+use super::{
+    schema::Section,
+    tree::{Value, join},
+};
 
 /// One thing to put right (or, as a warning, to know about).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::{
 use zeroize::Zeroizing;
 
 use super::{
-    Loader, LogConfig, LogFormat, LogLevel, LogTarget, Secret, check::join, problem::Report, schema::Section,
+    Loader, LogConfig, LogFormat, LogLevel, LogTarget, Secret, problem::Report, schema::Section, tree::join,
 };
 
 /// The environment, as a value: what a file can refer to, and the token's last resort.

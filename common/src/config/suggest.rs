@@ -1,9 +1,9 @@
 //! "Did you mean": what the writer of an unknown key may have had in mind.
 
 use super::{
-    check::join,
     keys::{CLIENT, INCLUDED, SERVER},
     schema::{Key, Keys, Status, Takes, find},
+    tree::join,
 };
 
 /// Where an unknown key stood.

@@ -94,3 +94,8 @@ impl Lines {
         self.starts.partition_point(|start| *start <= offset).max(1) as u32
     }
 }
+
+/// The full name of a key below `path`.
+pub(super) fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+}

@@ -4,9 +4,9 @@ use std::{fs, path::PathBuf};
 
 use super::{
     super::{
-        check::join,
         keys,
         schema::{Key, Status, Takes},
+        tree::join,
     },
     *,
 };
