@@ -11,6 +11,9 @@ use tun_proto::wire::message;
 /// Bytes that a pipe to the channel's stream holds.
 pub const PIPE: usize = 16 * 1024;
 
+/// Bytes asked for at once: most messages in one piece.
+const READ_AHEAD: usize = 1024;
+
 /// One end: sends messages of type `S`, receives those of type `R`.
 pub struct Channel<S, R> {
     io: DuplexStream,
@@ -44,6 +47,7 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
             if let Some(message) = message.map_err(io::Error::other)? {
                 return Ok(Some(message));
             }
+            self.input.reserve(READ_AHEAD);
             if self.io.read_buf(&mut self.input).await? == 0 {
                 return Ok(None);
             }

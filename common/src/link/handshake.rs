@@ -8,6 +8,9 @@ use std::io;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tun_proto::session::login::{Candidate, ClientLogin, ClientOutcome, LoginError, ServerLogin};
 
+/// Bytes asked for at once: a hello and a proof in one piece.
+const READ_AHEAD: usize = 2048;
+
 /// Why a handshake did not come to a verdict.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
@@ -75,6 +78,7 @@ pub async fn send(io: &mut dyn Io, bytes: BytesMut) -> io::Result<()> {
 
 async fn receive(io: &mut dyn Io, input: &mut BytesMut) -> Result<(), HandshakeError> {
     // Announced lengths are checked as soon as they are there, so the buffer stays within a few messages.
+    input.reserve(READ_AHEAD);
     if io.read_buf(input).await? == 0 {
         return Err(HandshakeError::Closed);
     }

@@ -2,8 +2,8 @@
 
 use super::{BackgroundMark, Session};
 use crate::link::tcp::reset_on_close;
+use bytes::BytesMut;
 use bytes::buf::Limit;
-use bytes::{BufMut, BytesMut};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -130,41 +130,30 @@ pub fn coupling(capacity: usize) -> (Box<dyn Local>, Box<dyn Local>) {
 
 struct Pipe {
     io: DuplexStream,
-    /// Read to find out whether there is something to read.
-    ahead: BytesMut,
-    ended: bool,
     /// One of the ends was aborted.
     aborted: Arc<AtomicBool>,
 }
 
 impl Pipe {
     fn new(io: DuplexStream, aborted: Arc<AtomicBool>) -> Self {
-        Pipe { io, ahead: BytesMut::new(), ended: false, aborted }
+        Pipe { io, aborted }
     }
 }
 
 impl Local for Pipe {
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.ahead.is_empty() && !self.ended {
-            match ready!(tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut self.ahead)) {
-                Ok(0) | Err(_) => self.ended = true,
-                Ok(_) => {}
-            }
-        }
+    /// A pipe cannot be asked without reading from it.
+    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut Limit<&mut BytesMut>) -> Poll<io::Result<usize>> {
-        ready!(self.poll_readable(cx));
-        if self.ahead.is_empty() && self.aborted.load(Ordering::Acquire) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        let read = ready!(tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, buf));
+        match read {
+            Ok(0) if self.aborted.load(Ordering::Acquire) => {
+                Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+            }
+            read => Poll::Ready(read),
         }
-        let n = self.ahead.len().min(buf.remaining_mut());
-        buf.put_slice(&self.ahead.split_to(n));
-        if self.ahead.is_empty() {
-            self.ahead = BytesMut::new();
-        }
-        Poll::Ready(Ok(n))
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
