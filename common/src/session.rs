@@ -198,11 +198,6 @@ impl Session {
         BackgroundMark(self.inner.background.clone())
     }
 
-    /// Bytes that the streams hold for retransmission.
-    pub fn memory(&self) -> u64 {
-        self.inner.budget.used()
-    }
-
     /// Opens a stream and connects it to `local`. The outcome resolves when both directions have ended.
     ///
     /// `meta` tells the peer what for; if it has not answered within `patience`, the stream is given up.

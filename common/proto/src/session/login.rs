@@ -217,7 +217,7 @@ impl ServerLogin {
                     self.state = ServerState::Hello;
                 }
                 ServerState::Hello => {
-                    let Some(hello) = take_raw(input, "hello")? else {
+                    let Some(hello) = message::take_body(input, "hello", MAX_HANDSHAKE_MESSAGE)? else {
                         self.state = ServerState::Hello;
                         return Ok(None);
                     };
@@ -285,16 +285,6 @@ fn take<T: serde::de::DeserializeOwned>(
     what: &'static str,
 ) -> Result<Option<T>, WireError> {
     message::take(input, what, MAX_HANDSHAKE_MESSAGE)
-}
-
-fn take_raw(input: &mut BytesMut, what: &'static str) -> Result<Option<BytesMut>, WireError> {
-    let Some(prefix) = input.first_chunk::<4>() else { return Ok(None) };
-    let len = message::check_len(*prefix, what, MAX_HANDSHAKE_MESSAGE)?;
-    if input.len() < 4 + len {
-        return Ok(None);
-    }
-    input.advance(4);
-    Ok(Some(input.split_to(len)))
 }
 
 #[cfg(test)]

@@ -53,14 +53,25 @@ pub fn take<T: DeserializeOwned>(
     what: &'static str,
     max: usize,
 ) -> Result<Option<T>, WireError> {
+    take_body(input, what, max)?.map(|body| parse(&body, what)).transpose()
+}
+
+/// As [`take`], but the message's body as it crossed the wire.
+///
+/// # Errors
+/// As [`check_len`].
+pub fn take_body(
+    input: &mut BytesMut,
+    what: &'static str,
+    max: usize,
+) -> Result<Option<BytesMut>, WireError> {
     let Some(prefix) = input.first_chunk::<4>() else { return Ok(None) };
     let len = check_len(*prefix, what, max)?;
     if input.len() < 4 + len {
         return Ok(None);
     }
     input.advance(4);
-    let body = input.split_to(len);
-    parse(&body, what).map(Some)
+    Ok(Some(input.split_to(len)))
 }
 
 #[cfg(test)]
