@@ -1,3 +1,4 @@
 //! Finding a path between two peers that can both reach the server.
 
+pub mod candidate;
 pub mod nat;
