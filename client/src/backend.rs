@@ -29,8 +29,13 @@ impl Backends {
                 ProxyKind::Tcp { .. } => {
                     backends.public.insert(name, backend);
                 }
-                ProxyKind::Stcp { secret_key, .. } => {
-                    let service = PrivateService { name: name.clone(), secret: secret_key.clone(), backend };
+                ProxyKind::Private { secret_key, direct, .. } => {
+                    let service = PrivateService {
+                        name: name.clone(),
+                        secret: secret_key.clone(),
+                        backend,
+                        direct: direct.clone(),
+                    };
                     backends.private.insert(name, Arc::new(service));
                 }
             }

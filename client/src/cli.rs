@@ -1,17 +1,19 @@
 //! The command line of `tunc`: what it asks for, checked, with the configuration already loaded.
 
 mod nat;
+mod private;
 
 use std::{ffi::OsString, path::PathBuf, process};
 
 use self::nat::{NAT_NOTES, NatFlags, Nathole};
+use self::private::{STCP_EXAMPLES, StcpFlags, VISIT_EXAMPLES, VisitFlags, XTCP_EXAMPLES, XtcpFlags};
 use crate::nat::Question;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
 use tun_common::cli::{LogFlags, set};
 use tun_common::config::{
-    ClientConfig, ConfigError, Loaded, Loader, LogLevel, LogTarget, Problem, ProxyConfig, ProxyKind,
-    SECRET_VARIABLE, Secret, VisitorConfig, VisitorKind, flags, full_name, read_secret_key, read_token,
+    ClientConfig, ConfigError, Loaded, Loader, LogLevel, Problem, ProxyConfig, ProxyKind, Secret, flags,
+    read_token,
 };
 
 /// What the user wants.
@@ -95,7 +97,7 @@ fn interpret(args: impl IntoIterator<Item = OsString>, mut loader: Loader) -> Re
             let Loaded { warnings, .. } = loader.client(&path)?;
             return Ok(Invocation::Verify { path, warnings });
         }
-        (Some(Command::Tcp(_) | Command::Stcp(_) | Command::Visit(_)), Some(_)) => {
+        (Some(Command::Tcp(_) | Command::Stcp(_) | Command::Xtcp(_) | Command::Visit(_)), Some(_)) => {
             return Err(usage(
                 "this command takes everything from its flags; leave out -c, or put the service into the file",
             ));
@@ -105,8 +107,9 @@ fn interpret(args: impl IntoIterator<Item = OsString>, mut loader: Loader) -> Re
         }
         (Some(Command::Tcp(flags)), None) => flags.into_config(&mut loader)?,
         (Some(Command::Stcp(flags)), None) => flags.into_config(&mut loader)?,
+        (Some(Command::Xtcp(flags)), None) => flags.into_config(&mut loader)?,
         (Some(Command::Visit(flags)), None) => {
-            visit = Some(flags.stdio);
+            visit = Some(flags.stdio());
             flags.into_config(&mut loader)?
         }
         (None, Some(path)) => loader.client(&path)?,
@@ -126,7 +129,7 @@ const EXAMPLES: &str = "\
 Examples:
   tunc -c tunc.toml                         expose what the file says
   tunc tcp -s example.com -l 22 -r 6000     no file: port 22 here becomes port 6000 there
-  tunc stcp -s example.com -l 22 -n ssh     no public port: only for those who know the secret
+  tunc xtcp -s example.com -l 22 -n ssh     no public port: only for those who know the secret
   tunc visit ssh -s example.com --bind 6000 on another machine: that service becomes port 6000 here
   tunc verify -c tunc.toml                  check a file and do nothing else
   tunc nat -s example.com                   what NAT is between here and there, and what that means
@@ -134,7 +137,7 @@ Examples:
 
 Files are TOML, YAML or JSON, with the keys of frpc. Long flags may be written with _ or -.
 The token may also come from the environment variable TUN_TOKEN, or from the file's
-auth.tokenSource; the secret of stcp and visit from TUN_SECRET.
+auth.tokenSource; the secret of stcp, xtcp and visit from TUN_SECRET.
 
 Exit codes: 0 stopped by a signal, 1 failure at run time, 2 wrong command line or configuration,
 3 refused by the server.";
@@ -147,30 +150,6 @@ Examples:
 
 On the command line (-t) other users of this machine can see the token; --token-file and the
 environment variable TUN_TOKEN hide it.";
-
-const STCP_EXAMPLES: &str = "\
-Examples:
-  tunc stcp -s example.com -l 22 -n ssh --secret-file secret
-  tunc stcp -s example.com -u alice -l 5432 -n db --allow-users bob,carol
-
-The service has no public port. Others reach it with tunc visit, or with a file that has a visitor,
-if they know the secret. What the server passes on is encrypted from end to end.
-
-On the command line (--secret) other users of this machine can see the secret; --secret-file and the
-environment variable TUN_SECRET hide it. The same goes for the token: --token-file, TUN_TOKEN.";
-
-const VISIT_EXAMPLES: &str = "\
-Examples:
-  tunc visit ssh -s example.com --bind 6000          then: ssh -p 6000 localhost
-  tunc visit ssh -s example.com                      any free port; it is announced
-  tunc visit db -s example.com -u bob --server-user alice --bind 127.0.0.1:5432
-  ssh -o ProxyCommand='tunc visit ssh -s example.com --stdio' host
-
-With --stdio standard output carries the connection, so the log goes to standard error, and only
-from level warn on unless --log-level or -v says otherwise.
-
-On the command line (--secret) other users of this machine can see the secret; --secret-file and the
-environment variable TUN_SECRET hide it. The same goes for the token: --token-file, TUN_TOKEN.";
 
 /// The private side of a tunnel: exposes services of this machine, or of its neighbours, on a tuns server, and reaches
 /// those that others expose there privately.
@@ -202,6 +181,9 @@ enum Command {
     /// Expose one private service without a file
     #[command(after_help = STCP_EXAMPLES)]
     Stcp(Box<StcpFlags>),
+    /// The same, and visitors come directly where that is possible
+    #[command(after_help = XTCP_EXAMPLES)]
+    Xtcp(Box<XtcpFlags>),
     /// Reach one private service of another client
     #[command(after_help = VISIT_EXAMPLES)]
     Visit(Box<VisitFlags>),
@@ -351,142 +333,6 @@ impl TcpFlags {
         let kind = ProxyKind::Tcp { remote_port: self.remote_port };
         config.proxies.push(self.local.into_proxy(config.full_name(&name), kind));
         Ok(loaded)
-    }
-}
-
-/// What to expose, and to whom.
-#[derive(Debug, Args)]
-struct StcpFlags {
-    #[command(flatten)]
-    local: LocalFlags,
-
-    /// Name of the proxy, unique on the server; visitors ask for it
-    #[arg(short = 'n', long = "proxy-name", value_name = "NAME", visible_alias = "name",
-          value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    name: String,
-
-    #[command(flatten)]
-    secret: SecretFlags,
-
-    /// Users whose visitors are let in, * for all [default: the user of -u]
-    #[arg(long, value_name = "USERS", value_delimiter = ',')]
-    allow_users: Vec<String>,
-
-    #[command(flatten)]
-    server: ServerFlags,
-
-    #[command(flatten)]
-    log: LogFlags,
-}
-
-impl StcpFlags {
-    fn into_config(self, loader: &mut Loader) -> Result<Loaded<ClientConfig>, Failure> {
-        let mut loaded = self.server.into_config(self.log, loader)?;
-        let risk = "the server, and every client that --allow-users admits, can reach this service";
-        let secret_key = self.secret.read(loader, risk, &mut loaded.warnings)?;
-        let config = &mut loaded.config;
-        let kind = ProxyKind::Stcp { secret_key, allow_users: self.allow_users };
-        config.proxies.push(self.local.into_proxy(config.full_name(&self.name), kind));
-        Ok(loaded)
-    }
-}
-
-/// What to reach, and from where.
-#[derive(Debug, Args)]
-struct VisitFlags {
-    /// Name of the proxy
-    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    name: String,
-
-    /// User that the proxy belongs to [default: the user of -u]
-    #[arg(long, value_name = "USER")]
-    server_user: Option<String>,
-
-    #[command(flatten)]
-    secret: SecretFlags,
-
-    /// Where to listen; port 0 is any free one [default: 127.0.0.1:0]
-    #[arg(long, value_name = "[ADDR:]PORT", value_parser = |text: &str| flags::listen_address(text).map(Place))]
-    bind: Option<Place>,
-
-    /// Do not listen: connect standard input and output to the service, as for ssh's ProxyCommand
-    #[arg(long, conflicts_with = "bind")]
-    stdio: bool,
-
-    #[command(flatten)]
-    server: ServerFlags,
-
-    #[command(flatten)]
-    log: LogFlags,
-}
-
-#[derive(Debug, Clone)]
-struct Place((Option<String>, u16));
-
-impl VisitFlags {
-    fn into_config(self, loader: &mut Loader) -> Result<Loaded<ClientConfig>, Failure> {
-        let chatty = self.log.log_level.is_some();
-        let mut loaded = self.server.into_config(self.log, loader)?;
-        let risk = "nothing proves that the other end is the one that is meant";
-        let secret_key = self.secret.read(loader, risk, &mut loaded.warnings)?;
-        let config = &mut loaded.config;
-        if self.stdio {
-            if config.log.to == LogTarget::Console {
-                config.log.to = LogTarget::Stderr;
-            }
-            // ssh shows it to the user between its own lines.
-            if !chatty {
-                config.log.level = LogLevel::Warn;
-            }
-        }
-        let (bind_addr, bind_port) = match self.bind {
-            Some(Place((addr, port))) => (addr, Some(port)),
-            None => (None, if self.stdio { None } else { Some(0) }),
-        };
-        let server_user = self.server_user.filter(|user| !user.is_empty());
-        config.visitors.push(VisitorConfig {
-            name: config.full_name(&self.name),
-            kind: VisitorKind::Stcp,
-            server_name: match server_user {
-                Some(user) => full_name(&user, &self.name),
-                None => config.full_name(&self.name),
-            },
-            secret_key,
-            bind_addr: bind_addr.unwrap_or_else(|| "127.0.0.1".to_owned()),
-            bind_port,
-        });
-        Ok(loaded)
-    }
-}
-
-/// The secret of a private service.
-#[derive(Debug, Args)]
-struct SecretFlags {
-    /// Secret of the private service, which the server never learns
-    #[arg(long, visible_alias = "sk", value_name = "SECRET")]
-    secret: Option<String>,
-
-    /// File that holds the secret
-    #[arg(long, value_name = "FILE", conflicts_with = "secret")]
-    secret_file: Option<PathBuf>,
-}
-
-impl SecretFlags {
-    /// The secret: from a flag, from a file, or from the environment.
-    fn read(self, loader: &Loader, risk: &str, warnings: &mut Vec<Problem>) -> Result<Secret, Failure> {
-        let secret = match (self.secret, self.secret_file) {
-            (Some(secret), _) => Secret::new(secret),
-            (None, Some(path)) => read_secret_key(&path).map_err(usage)?,
-            (None, None) => {
-                loader.env.get(SECRET_VARIABLE).map(|text| Secret::new(text.trim())).unwrap_or_default()
-            }
-        };
-        if secret.is_empty() {
-            let message =
-                format!("no secret is given (--secret-file, {SECRET_VARIABLE} or --secret): {risk}");
-            warnings.push(Problem::general(message));
-        }
-        Ok(secret)
     }
 }
 

@@ -165,7 +165,12 @@ impl<'a> Connection<'a> {
                     let previous_port = self.ports.get(&proxy.name).copied();
                     ProxyKind::Tcp { remote_port: *remote_port, previous_port }
                 }
-                LocalKind::Stcp { allow_users, .. } => ProxyKind::Stcp { allow_users: allow_users.clone() },
+                LocalKind::Private { allow_users, direct: None, .. } => {
+                    ProxyKind::Stcp { allow_users: allow_users.clone() }
+                }
+                LocalKind::Private { allow_users, direct: Some(_), .. } => {
+                    ProxyKind::Xtcp { allow_users: allow_users.clone() }
+                }
             };
             ProxySpec { name: proxy.name.clone(), kind }
         });

@@ -29,7 +29,7 @@ pub(crate) fn identity(config: &ClientConfig) -> String {
             for proxy in &config.proxies {
                 let place = match &proxy.kind {
                     ProxyKind::Tcp { remote_port } => remote_port.to_string(),
-                    ProxyKind::Stcp { .. } => "stcp".to_owned(),
+                    ProxyKind::Private { .. } => "private".to_owned(),
                 };
                 add(&format!("{} {}:{} {place}", proxy.name, proxy.local_ip, proxy.local_port));
             }

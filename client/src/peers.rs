@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::DuplexStream;
 use tokio::sync::Semaphore;
-use tun_common::config::Secret;
+use tun_common::config::{NatTraversal, Secret};
 use tun_common::lifecycle::Tasks;
 use tun_common::limit::Failures;
 use tun_common::link::tls::PeerTls;
@@ -47,6 +47,9 @@ pub(crate) struct PrivateService {
     pub(crate) name: String,
     pub(crate) secret: Secret,
     pub(crate) backend: Arc<TcpBackend>,
+    /// How visitors are met directly, if they may be.
+    #[expect(dead_code, reason = "read by the search for direct paths")]
+    pub(crate) direct: Option<NatTraversal>,
 }
 
 /// All visitors' sessions.

@@ -215,7 +215,7 @@ impl Clients {
             ProxyKind::Tcp { remote_port, previous_port } => self
                 .register_tcp(&mut state, identity, session, &spec.name, *remote_port, *previous_port)
                 .map(Exposure::Public),
-            ProxyKind::Stcp { allow_users } => {
+            ProxyKind::Stcp { allow_users } | ProxyKind::Xtcp { allow_users } => {
                 state.registry.claim_name(identity, &spec.name).map_err(|error| error.to_string())?;
                 let user =
                     state.clients.get(&session.id()).map(|client| client.user.clone()).unwrap_or_default();

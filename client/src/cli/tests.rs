@@ -2,6 +2,7 @@
 
 use super::*;
 use clap::ValueEnum;
+use tun_common::config::{LogTarget, NatTraversal, VisitorConfig, VisitorKind, XtcpVisitor};
 
 fn interpreted(args: &[&str]) -> Result<Invocation, Failure> {
     let args = std::iter::once("tunc").chain(args.iter().copied()).map(OsString::from);
@@ -109,7 +110,7 @@ fn a_visit_needs_only_a_server_and_a_name() {
     assert_eq!((config.log.to, config.log.level), (LogTarget::Console, LogLevel::Info));
     let want = VisitorConfig {
         name: "ssh".into(),
-        kind: VisitorKind::Stcp,
+        kind: VisitorKind::Xtcp(XtcpVisitor::default()),
         server_name: "ssh".into(),
         secret_key: "secret-from-env".into(),
         bind_addr: "127.0.0.1".into(),
@@ -180,10 +181,27 @@ fn a_private_service_is_exposed_without_a_file() {
     let place = (proxy.name.as_str(), proxy.local_ip.as_str(), proxy.local_port);
     assert_eq!(place, ("alice.ssh", "10.0.0.1", 22));
     let allow_users = vec!["bob".to_owned(), "*".to_owned()];
-    assert_eq!(proxy.kind, ProxyKind::Stcp { secret_key: "from-file".into(), allow_users });
+    assert_eq!(proxy.kind, ProxyKind::Private { secret_key: "from-file".into(), allow_users, direct: None });
     let config = run(&["stcp", "-n", "ssh", "-l", "22"]);
-    let kind = ProxyKind::Stcp { secret_key: "secret-from-env".into(), allow_users: Vec::new() };
+    let kind =
+        ProxyKind::Private { secret_key: "secret-from-env".into(), allow_users: Vec::new(), direct: None };
     assert_eq!(config.proxies[0].kind, kind);
+}
+
+#[test]
+fn direct_connections_are_tried_unless_they_are_not_wanted() {
+    let direct = |args: &[&str]| match &run(args).proxies[0].kind {
+        ProxyKind::Private { direct, .. } => direct.clone(),
+        other => panic!("{args:?}: {other:?}"),
+    };
+    let quiet = NatTraversal { spray: false, ..NatTraversal::default() };
+    assert_eq!(direct(&["stcp", "-n", "a", "-l", "1"]), None);
+    assert_eq!(direct(&["xtcp", "-n", "a", "-l", "1"]), Some(NatTraversal::default()));
+    assert_eq!(direct(&["xtcp", "-n", "a", "-l", "1", "--no_spray"]), Some(quiet.clone()));
+    let traversal = |args: &[&str]| visit(args).1.xtcp().map(|xtcp| xtcp.nat_traversal.clone());
+    assert_eq!(traversal(&["visit", "a"]), Some(NatTraversal::default()));
+    assert_eq!(traversal(&["visit", "a", "--no-spray"]), Some(quiet));
+    assert_eq!(traversal(&["visit", "a", "--relay-only"]), None);
 }
 
 #[test]
@@ -215,7 +233,10 @@ fn wrong_flags_are_usage_errors() {
         (&["visit", "a", "--bind", "::1:1"], "brackets"),
         (&["visit", "a", "--secret", "b", "--secret-file", "c"], "cannot be used with"),
         (&["visit", "a", "--secret-file", "/nonexistent"], "secret file /nonexistent"),
+        (&["visit", "a", "--relay-only", "--no-spray"], "cannot be used with"),
         (&["stcp", "-l", "1"], "--proxy-name"),
+        (&["stcp", "-n", "a", "-l", "1", "--no-spray"], "unexpected argument"),
+        (&["xtcp", "-l", "1"], "--proxy-name"),
         (&["stcp", "-n", "a"], "--local-port"),
         (&["stcp", "-n", "a", "-l", "1", "-r", "2"], "unexpected argument"),
         (&["udp"], "unrecognized"),

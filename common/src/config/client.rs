@@ -38,6 +38,7 @@ pub(super) fn decode(tree: &Node, loader: &Loader, report: &mut Report) -> Clien
     let mut services = Services::new(start(tree), user, transport.tls.enable);
     services.add(section, report);
     include(section, &loader.env, &mut services, report);
+    services.check_fallbacks(report);
     services.warn_unstarted(section, report);
     let config = ClientConfig {
         server_addr: host(section, "serverAddr", "", report).unwrap_or(default.server_addr),

@@ -241,6 +241,8 @@ pub(super) const PROXY: &[Key] = &[
 pub(super) const PROXY_TCP: &[Key] = &[REMOTE_PORT];
 /// What an `stcp` proxy takes besides.
 pub(super) const PROXY_STCP: &[Key] = &[SECRET_KEY, ALLOW_USERS];
+/// What an `xtcp` proxy takes besides.
+pub(super) const PROXY_XTCP: &[Key] = &[SECRET_KEY, ALLOW_USERS, NAT_TRAVERSAL];
 
 const PROXY_TRANSPORT: &[Key] = &[
     used("useEncryption", Bool),
@@ -268,7 +270,16 @@ const HTTP_PASSWORD: Key = later("httpPassword", Text);
 const ROUTE_BY_USER: Key = later("routeByHTTPUser", Text);
 const SECRET_KEY: Key = used("secretKey", Text);
 const ALLOW_USERS: Key = used("allowUsers", Texts(&[]));
-const NAT_TRAVERSAL: Key = later("natTraversal", Section(&[later("disableAssistedAddrs", Bool)]));
+const NAT_TRAVERSAL: Key = used(
+    "natTraversal",
+    Section(&[
+        used("disableAssistedAddrs", Bool),
+        used("spray", Bool),
+        used("portMapping", Bool),
+        used("addresses", Texts(&[])),
+        used("port", PORT),
+    ]),
+);
 
 const PROXY_TYPES: &[Type] = &[
     Type { name: "tcp", keys: PROXY_TCP, status: Status::Used },
@@ -296,7 +307,7 @@ const PROXY_TYPES: &[Type] = &[
     },
     Type { name: "stcp", keys: PROXY_STCP, status: Status::Used },
     Type { name: "sudp", keys: &[SECRET_KEY, ALLOW_USERS], status: Status::Later },
-    Type { name: "xtcp", keys: &[SECRET_KEY, ALLOW_USERS, NAT_TRAVERSAL], status: Status::Later },
+    Type { name: "xtcp", keys: PROXY_XTCP, status: Status::Used },
 ];
 
 /// What every visitor takes.
@@ -316,18 +327,20 @@ pub(super) const VISITOR: &[Key] = &[
 /// What visitors carry is encrypted from end to end, whatever the links do.
 const VISITOR_TRANSPORT: &[Key] = &[covered("useEncryption", Bool), later("useCompression", Bool)];
 
-const XTCP_VISITOR: &[Key] = &[
-    later("protocol", OneOf(&["quic", "kcp"], &[])),
-    later("keepTunnelOpen", Bool),
-    later("maxRetriesAnHour", Int(0, 1_000_000)),
-    later("minRetryInterval", PAUSE),
-    later("fallbackTo", Text),
-    later("fallbackTimeoutMs", PAUSE),
+/// What an `xtcp` visitor takes besides.
+pub(super) const VISITOR_XTCP: &[Key] = &[
+    // One protocol serves both names.
+    covered("protocol", OneOf(&["quic", "kcp"], &[])),
+    used("keepTunnelOpen", Bool),
+    used("maxRetriesAnHour", Int(0, 1_000_000)),
+    used("minRetryInterval", PAUSE),
+    used("fallbackTo", Text),
+    used("fallbackTimeoutMs", Int(0, 3_600_000)),
     NAT_TRAVERSAL,
 ];
 
 const VISITOR_TYPES: &[Type] = &[
     Type { name: "stcp", keys: &[], status: Status::Used },
     Type { name: "sudp", keys: &[], status: Status::Later },
-    Type { name: "xtcp", keys: XTCP_VISITOR, status: Status::Later },
+    Type { name: "xtcp", keys: VISITOR_XTCP, status: Status::Used },
 ];

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 
 use super::{
-    ProxyConfig, ProxyKind, Secret, VisitorConfig, VisitorKind,
-    keys::{PROXY, PROXY_STCP, PROXY_TCP, VISITOR},
+    ProxyConfig, ProxyKind, VisitorConfig,
+    fallback::Fallbacks,
+    keys::{PROXY, PROXY_TCP, VISITOR},
+    private,
     problem::Report,
     schema::Section,
     shared::host,
@@ -20,6 +22,7 @@ pub(super) struct Services<'a> {
     encrypted: bool,
     proxy_names: Names,
     visitor_names: Names,
+    fallbacks: Fallbacks,
     /// Those that run.
     pub(super) proxies: Vec<ProxyConfig>,
     /// Those that run.
@@ -37,6 +40,7 @@ impl<'a> Services<'a> {
             encrypted,
             proxy_names: Names::new(),
             visitor_names: Names::new(),
+            fallbacks: Fallbacks::default(),
             proxies: Vec::new(),
             visitors: Vec::new(),
         }
@@ -78,14 +82,7 @@ impl<'a> Services<'a> {
                 ProxyKind::Tcp { remote_port: section.int("remotePort").unwrap_or(0) as u16 }
             }
             // Encrypted from end to end, so `useEncryption` asks for nothing more.
-            Some("stcp") => {
-                let section = Section::new(item, [PROXY, PROXY_STCP]);
-                let risk = "the server, and every client that `allowUsers` admits, can reach this service";
-                ProxyKind::Stcp {
-                    secret_key: secret_key(section, path, risk, report),
-                    allow_users: section.texts("allowUsers").into_iter().map(|(_, u)| u.to_owned()).collect(),
-                }
-            }
+            Some(kind @ ("stcp" | "xtcp")) => private::proxy(item, kind == "xtcp", path, report),
             // The check has refused it, and of other types other things are missing.
             _ => return None,
         };
@@ -112,10 +109,11 @@ impl<'a> Services<'a> {
         if !self.runs(section, name) {
             return None;
         }
-        let kind = match section.text("type") {
-            Some("stcp") => VisitorKind::Stcp,
+        let (kind, fallback) = match section.text("type") {
+            Some(kind @ ("stcp" | "xtcp")) => private::visitor(item, kind == "xtcp", self.user, path, report),
             _ => return None,
         };
+        self.fallbacks.add(name, fallback, report);
         let server_name = section.text("serverName");
         match server_name {
             None => report.missing(section, "serverName", path, " (the name of the proxy to visit)"),
@@ -128,7 +126,7 @@ impl<'a> Services<'a> {
         }
         let bind_addr = host(section, "bindAddr", path, report);
         let risk = "nothing proves that the other end is the one that is meant";
-        let secret_key = secret_key(section, path, risk, report);
+        let secret_key = private::secret_key(section, path, risk, report);
         Some(VisitorConfig {
             name: full_name(self.user, name),
             kind,
@@ -142,6 +140,11 @@ impl<'a> Services<'a> {
     fn runs(&self, section: Section<'_>, name: &str) -> bool {
         let listed = self.start.is_empty() || self.start.iter().any(|start| start == name);
         listed && section.bool("enabled") != Some(false)
+    }
+
+    /// Checks what needs all visitors to be known.
+    pub(super) fn check_fallbacks(&self, report: &mut Report) {
+        self.fallbacks.check(|name| self.visitor_names.contains_key(name), report);
     }
 
     pub(super) fn warn_unstarted(&self, section: Section<'_>, report: &mut Report) {
@@ -185,13 +188,4 @@ fn plain(section: Section<'_>, key: &str, name: &str, path: &str, report: &mut R
         let message = format!("`{path}.{key}` must not hold control characters: {name:?}");
         report.problem(section.line(key), message);
     }
-}
-
-/// Having no secret is allowed, as in frp's files, but worth a word.
-fn secret_key(section: Section<'_>, path: &str, risk: &str, report: &mut Report) -> Secret {
-    let secret = section.text("secretKey").map(Secret::new).unwrap_or_default();
-    if secret.is_empty() {
-        report.warning(section.line("secretKey"), format!("`{path}.secretKey` is empty: {risk}"));
-    }
-    secret
 }

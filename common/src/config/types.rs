@@ -1,6 +1,12 @@
 //! The configuration as the two programs consume it: every value present, checked and in its own type.
 
-use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
+    path::PathBuf,
+    time::Duration,
+};
 
 use super::Secret;
 
@@ -172,13 +178,42 @@ pub enum ProxyKind {
         /// The port on the server; 0 lets the server choose.
         remote_port: u16,
     },
-    /// No public port: only visitors that know the secret reach it, over the server's relay.
-    Stcp {
+    /// No public port: only visitors that know the secret reach it. In files `stcp` and `xtcp`.
+    Private {
         /// What visitors must prove to know; may be empty. The server never learns it.
         secret_key: Secret,
         /// Users whose visitors are let in: `*` is all of them, none is only this client's own user.
         allow_users: Vec<String>,
+        /// How visitors are met directly; `None` (`stcp`): they come over the server's relay alone.
+        direct: Option<NatTraversal>,
     },
+}
+
+/// How a direct path between a visitor and the client of a proxy is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatTraversal {
+    /// Whether the peer is kept from learning the addresses of this machine's own interfaces.
+    pub disable_assisted_addrs: bool,
+    /// Whether many ports are tried at once when a NAT gives every peer another one.
+    pub spray: bool,
+    /// Whether routers are asked to map a port (PCP, NAT-PMP, UPnP).
+    pub port_mapping: bool,
+    /// Addresses at which this side can be reached besides those that are found out, such as forwarded ports.
+    pub addresses: Vec<SocketAddr>,
+    /// Local UDP port; 0 takes any free one.
+    pub port: u16,
+}
+
+impl Default for NatTraversal {
+    fn default() -> Self {
+        Self {
+            disable_assisted_addrs: false,
+            spray: true,
+            port_mapping: true,
+            addresses: Vec::new(),
+            port: 0,
+        }
+    }
 }
 
 /// One private service of another client that this one reaches.
@@ -200,10 +235,59 @@ pub struct VisitorConfig {
 }
 
 /// The kinds of visitors that are built.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VisitorKind {
-    /// Of a [`ProxyKind::Stcp`].
+    /// Over the server's relay alone.
     Stcp,
+    /// Directly where that is possible, over the relay otherwise.
+    Xtcp(XtcpVisitor),
+}
+
+/// What an `xtcp` visitor adds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XtcpVisitor {
+    /// How the direct path is looked for.
+    pub nat_traversal: NatTraversal,
+    /// Whether the proxy's client is met at the start and kept although no connection is open.
+    pub keep_tunnel_open: bool,
+    /// Attempts at a direct path in an hour, at most.
+    pub max_retries_an_hour: u32,
+    /// Pause between two attempts at a direct path that nothing else asks for.
+    pub min_retry_interval: Duration,
+    /// Where connections go while the proxy's client cannot be met.
+    pub fallback: Option<Fallback>,
+}
+
+/// Where a visitor's connections go while its proxy cannot be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fallback {
+    /// Name of another visitor of this client, as in [`VisitorConfig::name`]; it is there, and it leads back to no
+    /// visitor before it.
+    pub to: String,
+    /// How long a connection waits for its own visitor first.
+    pub timeout: Duration,
+}
+
+impl Default for XtcpVisitor {
+    fn default() -> Self {
+        Self {
+            nat_traversal: NatTraversal::default(),
+            keep_tunnel_open: false,
+            max_retries_an_hour: 8,
+            min_retry_interval: Duration::from_secs(90),
+            fallback: None,
+        }
+    }
+}
+
+impl VisitorConfig {
+    /// What an `xtcp` visitor adds; `None` for the others.
+    pub fn xtcp(&self) -> Option<&XtcpVisitor> {
+        match &self.kind {
+            VisitorKind::Xtcp(xtcp) => Some(xtcp),
+            VisitorKind::Stcp => None,
+        }
+    }
 }
 
 /// Where and how much is logged.

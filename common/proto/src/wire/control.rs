@@ -75,6 +75,11 @@ pub enum ProxyKind {
         /// Users whose visitors are let through; empty for those of the client's own user, `*` for all.
         allow_users: Vec<String>,
     },
+    /// The same, and visitors may meet the client directly.
+    Xtcp {
+        /// As of [`ProxyKind::Stcp`].
+        allow_users: Vec<String>,
+    },
 }
 
 /// How a proxy can be reached.

@@ -54,7 +54,7 @@ fn the_full_files_show_the_defaults() {
     assert_eq!(server, want);
     let path = conf().join("tunc.full.toml");
     let mut client = example_loader().client(&path).unwrap().config;
-    assert_eq!((client.proxies.len(), client.visitors.len()), (2, 1));
+    assert_eq!((client.proxies.len(), client.visitors.len()), (3, 2));
     client.proxies.clear();
     client.visitors.clear();
     let want = ClientConfig {
@@ -107,7 +107,7 @@ fn the_pair_for_a_private_service_fits_together() {
     let [served, visited] = ["tunc.private.toml", "tunc.visitor.toml"]
         .map(|name| example_loader().client(&conf().join(name)).unwrap().config);
     let (proxy, visitor) = (&served.proxies[0], &visited.visitors[0]);
-    let ProxyKind::Stcp { secret_key, allow_users } = &proxy.kind else { panic!("{proxy:?}") };
+    let ProxyKind::Private { secret_key, allow_users, .. } = &proxy.kind else { panic!("{proxy:?}") };
     assert_eq!((&visitor.server_name, &visitor.secret_key), (&proxy.name, secret_key));
     assert!(allow_users.contains(&visited.user), "{allow_users:?}");
     assert_eq!(visitor.name, format!("{}.office-ssh", visited.user));

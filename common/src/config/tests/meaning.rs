@@ -184,9 +184,10 @@ fn every_key_of_a_private_service_arrives() {
     );
     let proxy = ProxyConfig {
         name: "alice.ssh".into(),
-        kind: ProxyKind::Stcp {
+        kind: ProxyKind::Private {
             secret_key: Secret::new("knock"),
             allow_users: vec!["bob".into(), "*".into()],
+            direct: None,
         },
         annotations: Default::default(),
         metadatas: Default::default(),
@@ -214,6 +215,92 @@ fn every_key_of_a_private_service_arrives() {
     ];
     assert_eq!(config.visitors, visitors);
     assert_eq!(client(VISITOR).visitors[0].server_name, "web", "without users there is no prefix");
+}
+
+#[test]
+fn every_key_of_a_service_that_is_met_directly_arrives() {
+    let config = client(
+        r#"
+        user = "alice"
+        [[proxies]]
+        name = "ssh"
+        type = "xtcp"
+        secretKey = "knock"
+        allowUsers = ["bob"]
+        localPort = 22
+        [proxies.natTraversal]
+        disableAssistedAddrs = true
+        spray = false
+        portMapping = false
+        addresses = ["192.0.2.7:7010", "[2001:db8::7]:7010"]
+        port = 7010
+        [[visitors]]
+        name = "db"
+        type = "xtcp"
+        serverUser = "carol"
+        serverName = "db"
+        secretKey = "open"
+        bindPort = 9000
+        protocol = "kcp"
+        keepTunnelOpen = true
+        maxRetriesAnHour = 3
+        minRetryInterval = 30
+        fallbackTo = "relayed"
+        fallbackTimeoutMs = 250
+        natTraversal.port = 7011
+        [[visitors]]
+        name = "relayed"
+        type = "xtcp"
+        serverName = "db"
+        secretKey = "open"
+        bindPort = -1
+        "#,
+    );
+    let traversal = NatTraversal {
+        disable_assisted_addrs: true,
+        spray: false,
+        port_mapping: false,
+        addresses: vec!["192.0.2.7:7010".parse().unwrap(), "[2001:db8::7]:7010".parse().unwrap()],
+        port: 7010,
+    };
+    let kind = ProxyKind::Private {
+        secret_key: Secret::new("knock"),
+        allow_users: vec!["bob".into()],
+        direct: Some(traversal),
+    };
+    assert_eq!(config.proxies[0].kind, kind);
+    let visitor = XtcpVisitor {
+        nat_traversal: NatTraversal { port: 7011, ..NatTraversal::default() },
+        keep_tunnel_open: true,
+        max_retries_an_hour: 3,
+        min_retry_interval: seconds(30),
+        fallback: Some(Fallback { to: "alice.relayed".into(), timeout: Duration::from_millis(250) }),
+    };
+    assert_eq!(config.visitors[0].xtcp(), Some(&visitor));
+    assert_eq!(config.visitors[1].xtcp(), Some(&XtcpVisitor::default()));
+    assert_eq!(config.visitors[1].name, "alice.relayed");
+    let short = client(&format!(
+        "{}fallbackTo = 'w'\nfallbackTimeoutMs = 0{}",
+        VISITOR.replace("stcp", "xtcp"),
+        VISITOR.replace("\"v\"", "'w'")
+    ));
+    let fallback = short.visitors[0].xtcp().and_then(|xtcp| xtcp.fallback.clone()).unwrap();
+    assert_eq!(fallback.timeout, seconds(1));
+}
+
+#[test]
+fn a_visitor_may_fall_back_to_one_of_another_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let [main, more] = ["main.toml", "more.toml"].map(|name| directory.path().join(name));
+    let visitor = VISITOR.replace("stcp", "xtcp");
+    std::fs::write(&main, format!("includes = ['more.toml']\n{visitor}fallbackTo = 'w'")).unwrap();
+    std::fs::write(&more, VISITOR.replace("\"v\"", "'w'")).unwrap();
+    assert_eq!(loader().client(&main).unwrap().config.visitors.len(), 2);
+    std::fs::write(&more, visitor.replace("\"v\"", "'w'") + "fallbackTo = 'v'").unwrap();
+    let error = loader().client(&main).unwrap_err();
+    let places: Vec<_> =
+        error.problems().iter().map(|p| (p.file.clone().unwrap(), p.line.unwrap())).collect();
+    assert_eq!(places, [(main, 9), (more, 8)]);
 }
 
 #[test]
@@ -330,7 +417,7 @@ fn what_does_not_run_need_not_be_built() {
     let text =
         "[[proxies]]\nname = 'a'\ntype = 'udp'\nlocalPort = 1\nenabled = false\nloadBalancer.group = 'g'";
     assert!(client(text).proxies.is_empty());
-    let text = "[[visitors]]\nname = 'a'\ntype = 'xtcp'\nenabled = false\nkeepTunnelOpen = true";
+    let text = "[[visitors]]\nname = 'a'\ntype = 'sudp'\nenabled = false";
     assert!(client(text).visitors.is_empty());
 }
 

@@ -78,15 +78,7 @@ fn what_is_not_built_is_refused_by_name() {
         ("natHoleStunServer = 'x'", "`natHoleStunServer`"),
         ("store.path = 'x'", "`store`"),
         ("virtualNet.address = 'x'", "`virtualNet`"),
-        (
-            "[[visitors]]\nname = 'x'\ntype = 'xtcp'\nserverName = 'y'\nbindPort = 1",
-            "`visitors[0].type` = \"xtcp\"",
-        ),
         ("[[visitors]]\nname = 'x'\ntype = 'sudp'", "`visitors[0].type` = \"sudp\""),
-        (
-            "[[proxies]]\nname = 'x'\ntype = 'xtcp'\nsecretKey = 'y'\nallowUsers = ['*']\nlocalPort = 1",
-            "`proxies[0].type` = \"xtcp\"",
-        ),
         ("[[proxies]]\nname = 'x'\ntype = 'sudp'\nsecretKey = 'y'", "`proxies[0].type` = \"sudp\""),
     ] {
         let (_, message) = only(client_problems(text));
@@ -198,6 +190,78 @@ fn a_visitor_needs_a_name_a_proxy_and_a_port() {
         only(client_problems(&text)).1,
         "`visitors[0].serverName` must not hold control characters: \"we\\nb\""
     );
+}
+
+#[test]
+fn a_visitor_falls_back_to_another_one_that_runs_and_not_in_a_circle() {
+    let visitor = |name: &str, more: &str| {
+        format!(
+            "[[visitors]]\nname = '{name}'\ntype = 'xtcp'\nserverName = 'x'\nsecretKey = 's'\nbindPort = -1\n{more}\n"
+        )
+    };
+    let a = |to: &str| visitor("a", &format!("fallbackTo = '{to}'"));
+    let off = VISITOR.to_owned() + "enabled = false";
+    for (text, message) in [
+        (a("a"), "names the visitor itself"),
+        (a("b"), "names \"b\", but there is no such visitor"),
+        (a("b") + PROXY.replace("web", "b").as_str(), "names \"b\", but there is no such visitor"),
+        (a("v") + &off, "names \"v\", which does not run (see its `enabled`, and `start`)"),
+        (
+            format!("start = ['a']\n{}{VISITOR}", a("v")),
+            "names \"v\", which does not run (see its `enabled`, and `start`)",
+        ),
+    ] {
+        let (line, found) = only(client_problems(&text));
+        let line_of_key = 1 + text.lines().position(|line| line.starts_with("fallbackTo")).unwrap();
+        assert_eq!(
+            (line as usize, found),
+            (line_of_key, format!("`visitors[0].fallbackTo` {message}")),
+            "{text}"
+        );
+    }
+    let circle = [a("b"), visitor("b", "fallbackTo = 'c'"), visitor("c", "fallbackTo = 'b'")].concat();
+    assert_eq!(
+        client_problems(&circle),
+        [
+            (14, "`visitors[1].fallbackTo` leads in a circle: b -> c -> b".to_owned()),
+            (21, "`visitors[2].fallbackTo` leads in a circle: c -> b -> c".to_owned()),
+        ]
+    );
+    // What does not run leads nowhere.
+    client(&(a("b") + "enabled = false"));
+}
+
+#[test]
+fn nat_traversal_is_checked() {
+    let proxy = "[[proxies]]\nname = 'a'\ntype = 'xtcp'\nlocalPort = 1\n";
+    let addresses = |text: &str| {
+        format!(
+            "`proxies[0].natTraversal.addresses` must hold addresses with ports, such as \"192.0.2.7:7010\" or \
+             \"[2001:db8::7]:7010\", not \"{text}\""
+        )
+    };
+    for (more, message) in [
+        ("addresses = ['192.0.2.7']", addresses("192.0.2.7")),
+        ("addresses = ['example.com:1']", addresses("example.com:1")),
+        ("addresses = ['192.0.2.7:0']", addresses("192.0.2.7:0")),
+        ("addresses = ['2001:db8::7:1']", addresses("2001:db8::7:1")),
+        ("addresses = ['[::]:1']", addresses("[::]:1")),
+        ("addresses = ['224.0.0.1:1']", addresses("224.0.0.1:1")),
+        (
+            "addresses = '192.0.2.7:1'",
+            "`proxies[0].natTraversal.addresses` must be a list of texts, not a text (put it in square brackets)".into(),
+        ),
+        ("port = 65536", "`proxies[0].natTraversal.port` must be a whole number from 0 to 65535, not 65536".into()),
+        ("spray = 1", "`proxies[0].natTraversal.spray` must be true or false, not a whole number".into()),
+        ("upnp = true", "`proxies[0].natTraversal.upnp` is not a known key".into()),
+    ] {
+        assert_eq!(only(client_problems(&format!("{proxy}natTraversal.{more}"))).1, message);
+    }
+    let (_, message) = only(client_problems(&format!("{PROXY}natTraversal.spray = false")));
+    assert_eq!(message, "`proxies[0].natTraversal` belongs to the types xtcp, not to tcp");
+    let visitor = VISITOR.replace("stcp", "xtcp");
+    let (_, message) = only(client_problems(&format!("{visitor}protocol = 'sctp'")));
+    assert_eq!(message, "`visitors[0].protocol` must be one of quic, kcp, not \"sctp\"");
 }
 
 #[test]
