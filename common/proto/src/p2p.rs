@@ -2,3 +2,6 @@
 
 pub mod candidate;
 pub mod nat;
+pub mod path;
+pub mod probe;
+pub mod punch;

@@ -1,0 +1,149 @@
+//! When a direct path is looked for.
+
+use super::punch::Failure;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Pauses after failures in a row; the last one repeats.
+const BACKOFF: [Duration; 4] =
+    [Duration::from_secs(30), Duration::from_secs(120), Duration::from_secs(600), Duration::from_secs(1800)];
+
+/// A path that lived at least this long was good: losing it is no failure.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// Two ages are the same if they differ by at most this fraction of the larger.
+const SAME_AGE: f64 = 0.2;
+
+/// The part of a known age after which the next path is made.
+const RENEW_AT: f64 = 0.7;
+
+/// Ages remembered.
+const MAX_AGES: usize = 4;
+
+/// That an attempt is to begin now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StartAttempt {
+    /// A direct path exists and is expected to die soon: it stays in use until the new one is there.
+    pub renews: bool,
+}
+
+/// Decides when the next attempt begins.
+///
+/// At once at first and after a path was lost, then after growing pauses. A network change begins anew. Some NATs end
+/// every mapping at a certain age, whatever passes: once two paths died at the same age, the next is made before.
+#[derive(Debug, Default)]
+pub struct PathFinder {
+    is_wanted: bool,
+    is_attempting: bool,
+    up_since: Option<Instant>,
+    failures: usize,
+    /// The next attempt, if one is planned.
+    next: Option<Instant>,
+    /// At what age the last paths died.
+    ages: VecDeque<Duration>,
+    /// When this path is to be replaced.
+    renew: Option<Instant>,
+}
+
+impl PathFinder {
+    /// Nothing is wanted yet.
+    pub fn new() -> Self {
+        PathFinder::default()
+    }
+
+    /// Whether a direct path is wanted.
+    pub fn handle_wanted(&mut self, wanted: bool, now: Instant) {
+        if wanted && !self.is_wanted && self.up_since.is_none() && self.next.is_none() {
+            self.next = Some(now);
+        }
+        self.is_wanted = wanted;
+    }
+
+    /// A direct link is up. It may replace another.
+    pub fn handle_link_up(&mut self, now: Instant) {
+        self.is_attempting = false;
+        self.failures = 0;
+        self.next = None;
+        self.up_since = Some(now);
+        self.renew = self.regular_age().map(|age| now + age.mul_f64(RENEW_AT));
+    }
+
+    /// The last direct link is down. Not to be called for one that was replaced or closed on purpose.
+    pub fn handle_link_down(&mut self, now: Instant) {
+        let Some(since) = self.up_since.take() else { return };
+        self.renew = None;
+        let age = now.saturating_duration_since(since);
+        if self.ages.len() == MAX_AGES {
+            self.ages.pop_front();
+        }
+        if age >= STABLE {
+            self.ages.push_back(age);
+            self.next = Some(now);
+        } else {
+            // A path that dies young would be made and lost without end.
+            self.retreat(now);
+        }
+    }
+
+    /// An attempt, or the link over the path it found, failed.
+    pub fn handle_failed(&mut self, _failure: &Failure, now: Instant) {
+        self.is_attempting = false;
+        self.retreat(now);
+    }
+
+    /// The network of this end or of the peer changed: what was learned is worth nothing.
+    pub fn handle_network_change(&mut self, now: Instant) {
+        self.failures = 0;
+        self.ages.clear();
+        self.renew = None;
+        if self.up_since.is_none() {
+            self.next = Some(now);
+        }
+    }
+
+    /// The attempt that is to begin now, once.
+    pub fn poll(&mut self, now: Instant) -> Option<StartAttempt> {
+        let at = self.planned()?;
+        if now < at {
+            return None;
+        }
+        self.next = None;
+        self.renew = None;
+        self.is_attempting = true;
+        Some(StartAttempt { renews: self.up_since.is_some() })
+    }
+
+    /// When [`PathFinder::poll`] is to be asked again.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.planned()
+    }
+
+    fn planned(&self) -> Option<Instant> {
+        let planned = match self.up_since {
+            Some(_) => self.renew,
+            None => self.next,
+        };
+        planned.filter(|_| self.is_wanted && !self.is_attempting)
+    }
+
+    fn retreat(&mut self, now: Instant) {
+        let pause = BACKOFF[self.failures.min(BACKOFF.len() - 1)];
+        self.failures += 1;
+        match self.up_since {
+            Some(_) => self.renew = Some(now + pause),
+            None => self.next = Some(now + pause),
+        }
+    }
+
+    /// The age at which paths die, if the last two died at the same.
+    fn regular_age(&self) -> Option<Duration> {
+        let mut last = self.ages.iter().rev();
+        let (one, other) = (*last.next()?, *last.next()?);
+        let (least, most) = (one.min(other), one.max(other));
+        (least.as_secs_f64() >= most.as_secs_f64() * (1.0 - SAME_AGE)).then_some(least)
+    }
+}
+
+#[cfg(test)]
+#[path = "path/tests.rs"]
+mod tests;
