@@ -174,7 +174,7 @@ impl Peers {
             return;
         };
         let address = source.parse().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
-        let new = Link::over_yamux(io, BytesMut::new(), Side::Acceptor, hello.link, address);
+        let new = Link::over_relay(io, BytesMut::new(), Side::Acceptor, hello.link, address);
         let link = new.link.clone();
         let promised = Duration::from_millis(u64::from(hello.heartbeat_ms));
         let timeout = self.heartbeat_timeout;

@@ -292,7 +292,7 @@ async fn approach(
         Err(_) => Err(failed("the proxy's client does not answer")),
         Ok(Ok(io)) => {
             let address = session.links().first().map_or(SocketAddr::from(([0, 0, 0, 0], 0)), Link::peer);
-            Ok(Link::over_yamux(io, BytesMut::new(), Side::Dialer, hello.link, address))
+            Ok(Link::over_relay(io, BytesMut::new(), Side::Dialer, hello.link, address))
         }
         Ok(Err(PeerError::Pairing(PairingError::Confirmation))) => Err(VisitError::Refused),
         Ok(Err(error)) => {

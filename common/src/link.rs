@@ -2,12 +2,14 @@
 //!
 //! * [`tcp`] dials and tunes sockets, [`tls`] encrypts them, [`handshake`] logs in over them;
 //! * [`yamux`] multiplexes what comes out, and is the only file that knows the multiplexer;
+//! * [`quic`] makes links of their own kind, directly between two peers;
 //! * [`heartbeat`] keeps a link honest;
 //! * [`Link`] is what the session sees: streams to open, streams that the peer opened, and an end.
 
 mod buffered;
 pub mod handshake;
 pub mod heartbeat;
+pub mod quic;
 pub mod tcp;
 pub mod tls;
 pub mod udp;
@@ -15,14 +17,14 @@ mod yamux;
 
 pub use buffered::Io;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tun_proto::limits::MAX_STREAMS_PER_LINK;
 
@@ -41,17 +43,41 @@ pub struct Link {
 #[derive(Debug)]
 struct Inner {
     number: u32,
+    kind: LinkKind,
     peer: SocketAddr,
     opens: mpsc::Sender<oneshot::Sender<LinkStream>>,
     traffic: Arc<Traffic>,
     streams: Arc<AtomicUsize>,
     activity: Activity,
+    health: watch::Sender<Health>,
+    /// Nanoseconds; 0 while unknown.
+    round_trip: AtomicU64,
     retiring: AtomicBool,
     /// Asks the driver to close the link.
     close: CancellationToken,
     /// Cancelled by the driver when the link is gone.
     gone: CancellationToken,
     reason: OnceLock<String>,
+}
+
+/// What a link runs over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkKind {
+    /// A connection between client and server.
+    Tunnel,
+    /// A stream between two peers that the server relays.
+    Relay,
+    /// Datagrams straight between two peers.
+    Direct,
+}
+
+/// Whether a link can be trusted with bytes at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// As far as one knows.
+    Good,
+    /// What was sent is not acknowledged: bytes should take another way if there is one. It may recover.
+    Suspect,
 }
 
 /// Which end of the multiplexed connection this is.
@@ -73,6 +99,14 @@ pub struct NewLink {
     pub driver: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
+/// The driver's ends of what connects it with its [`Link`].
+struct Ends {
+    /// Streams to open.
+    requests: mpsc::Receiver<oneshot::Sender<LinkStream>>,
+    /// Streams that the peer opened.
+    accepted: mpsc::Sender<LinkStream>,
+}
+
 impl Link {
     /// Multiplexes `io` with yamux. `number` names the link within its session; `read_ahead` are bytes that were
     /// read from `io` already.
@@ -83,31 +117,76 @@ impl Link {
         number: u32,
         peer: SocketAddr,
     ) -> NewLink {
-        let (opens, requests) = mpsc::channel(OPEN_BACKLOG);
-        let (accepted, inbound) = mpsc::channel(INBOUND_BACKLOG);
-        let traffic = Arc::new(Traffic::new());
-        let link = Link {
-            inner: Arc::new(Inner {
-                number,
-                peer,
-                opens,
-                traffic: traffic.clone(),
-                streams: Arc::new(AtomicUsize::new(0)),
-                activity: Activity::default(),
-                retiring: AtomicBool::new(false),
-                close: CancellationToken::new(),
-                gone: CancellationToken::new(),
-                reason: OnceLock::new(),
-            }),
-        };
-        let (io, flusher) = buffered::buffered(io, read_ahead, traffic);
+        Self::multiplexed(LinkKind::Tunnel, io, read_ahead, side, number, peer)
+    }
+
+    /// The same over a stream between two peers that the server relays.
+    pub fn over_relay(
+        io: Box<dyn Io>,
+        read_ahead: BytesMut,
+        side: Side,
+        number: u32,
+        peer: SocketAddr,
+    ) -> NewLink {
+        Self::multiplexed(LinkKind::Relay, io, read_ahead, side, number, peer)
+    }
+
+    fn multiplexed(
+        kind: LinkKind,
+        io: Box<dyn Io>,
+        read_ahead: BytesMut,
+        side: Side,
+        number: u32,
+        peer: SocketAddr,
+    ) -> NewLink {
+        let (link, Ends { requests, accepted }, inbound) = Link::new(kind, number, peer);
+        let (io, flusher) = buffered::buffered(io, read_ahead, link.inner.traffic.clone());
         let driver = yamux::Driver::new(io, flusher, side, link.clone(), requests, accepted);
         NewLink { link, inbound, driver: Box::pin(driver.run()) }
+    }
+
+    fn new(kind: LinkKind, number: u32, peer: SocketAddr) -> (Link, Ends, mpsc::Receiver<LinkStream>) {
+        let (opens, requests) = mpsc::channel(OPEN_BACKLOG);
+        let (accepted, inbound) = mpsc::channel(INBOUND_BACKLOG);
+        let inner = Inner {
+            number,
+            kind,
+            peer,
+            opens,
+            traffic: Arc::new(Traffic::new()),
+            streams: Arc::new(AtomicUsize::new(0)),
+            activity: Activity::default(),
+            health: watch::Sender::new(Health::Good),
+            round_trip: AtomicU64::new(0),
+            retiring: AtomicBool::new(false),
+            close: CancellationToken::new(),
+            gone: CancellationToken::new(),
+            reason: OnceLock::new(),
+        };
+        (Link { inner: Arc::new(inner) }, Ends { requests, accepted }, inbound)
     }
 
     /// The link's number within its session.
     pub fn number(&self) -> u32 {
         self.inner.number
+    }
+
+    /// What the link runs over.
+    pub fn kind(&self) -> LinkKind {
+        self.inner.kind
+    }
+
+    /// Whether it can be trusted with bytes, to be watched. Always [`Health::Good`] unless it is direct.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.inner.health.subscribe()
+    }
+
+    /// The round trip to the peer, smoothed and as last seen; `None` unless the link is direct.
+    pub fn round_trip(&self) -> Option<Duration> {
+        match self.inner.round_trip.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(Duration::from_nanos(nanos)),
+        }
     }
 
     /// The peer's address.
@@ -177,6 +256,10 @@ impl Link {
         self.inner.reason.get().map_or("closed", String::as_str)
     }
 
+    fn note_round_trip(&self, round_trip: Duration) {
+        self.inner.round_trip.store((round_trip.as_nanos() as u64).max(1), Ordering::Relaxed);
+    }
+
     fn end(&self, reason: impl Into<String>) {
         self.inner.reason.get_or_init(|| reason.into());
         self.inner.gone.cancel();
@@ -197,6 +280,12 @@ trait MuxStream: Send + Unpin {
     fn poll_read_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>>;
     /// Queues bytes for sending; returns how many were taken.
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
+    /// The same for bytes that can be kept without copying them; takes from the front what it queues.
+    fn poll_write_chunk(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<io::Result<()>> {
+        let n = ready!(self.poll_write(cx, chunk))?;
+        chunk.advance(n);
+        Poll::Ready(Ok(()))
+    }
     /// Ends the sending side in order.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
@@ -215,6 +304,11 @@ impl LinkStream {
     /// Queues bytes for sending; returns how many were taken.
     pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.io.poll_write(cx, bytes)
+    }
+
+    /// Queues bytes for sending, without copying them where the link can; takes from the front what it queues.
+    pub fn poll_write_chunk(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<io::Result<()>> {
+        self.io.poll_write_chunk(cx, chunk)
     }
 
     /// Ends the sending side in order.

@@ -4,6 +4,9 @@
 //! are what detects a man in the middle (see [`tun_proto::auth`]). With `trustedCaFile` the certificate is verified
 //! as well. This is the only file that configures rustls.
 
+mod pinned;
+
+use pinned::Pinned;
 use rcgen::{CertificateParams, KeyPair};
 use ring::digest;
 use rustls::client::WebPkiServerVerifier;
@@ -21,7 +24,10 @@ use tun_proto::wire::login::Bytes32;
 
 /// Name in the server's own certificate, and the one a client asks for when none is configured and the server is
 /// reached by an address that a certificate cannot name.
-const OWN_NAME: &str = "tuns";
+pub(super) const OWN_NAME: &str = "tuns";
+
+/// What two peers agree to speak over a direct connection.
+const DIRECT_ALPN: &[u8] = b"tun/1";
 
 /// What can be wrong with the configured files.
 #[derive(Debug, thiserror::Error)]
@@ -185,12 +191,14 @@ impl ClientTls {
     }
 }
 
-/// TLS between two peers inside a relayed stream: the accepting side has a certificate of its own making, whose
-/// fingerprint the pairing vouches for (see [`tun_proto::session::pairing`]).
+/// TLS between two peers. Inside a relayed stream the accepting side has a certificate of its own making, whose
+/// fingerprint the pairing vouches for (see [`tun_proto::session::pairing`]). On a direct connection both show theirs, and
+/// each knows the other's fingerprint beforehand.
 #[derive(Clone)]
 pub struct PeerTls {
     acceptor: TlsAcceptor,
     dialer: ClientTls,
+    own: Arc<Identity>,
     fingerprint: Bytes32,
 }
 
@@ -200,19 +208,19 @@ impl PeerTls {
     /// # Errors
     /// [`TlsError`] if that is not possible.
     pub fn new() -> Result<Self, TlsError> {
-        let (chain, key) = self_signed()?;
-        let fingerprint = fingerprint(&chain[0]);
+        let own = Arc::new(self_signed()?);
+        let fingerprint = fingerprint(&own.0[0]);
         let mut server = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_no_client_auth()
-            .with_single_cert(chain, key)?;
+            .with_single_cert(own.0.clone(), own.1.clone_key())?;
         server.send_tls13_tickets = 0;
         // The confirmation leaves with the handshake's own flight, which saves a round trip. It is meant for whoever
         // started this handshake and knows the secret, so it need not wait for the client's last message.
         server.send_half_rtt_data = true;
         // The certificate of the other side may be any: the pairing vouches for it, or does not.
         let dialer = ClientTls::new(&Files::default(), "", "")?;
-        Ok(PeerTls { acceptor: TlsAcceptor::from(Arc::new(server)), dialer, fingerprint })
+        Ok(PeerTls { acceptor: TlsAcceptor::from(Arc::new(server)), dialer, own, fingerprint })
     }
 
     /// Fingerprint (SHA-256) of this side's certificate.
@@ -250,6 +258,37 @@ impl PeerTls {
         stream: S,
     ) -> std::io::Result<Secured<tokio_rustls::client::TlsStream<S>>> {
         self.dialer.connect(stream).await
+    }
+
+    /// The connecting part of a direct connection: shows this side's certificate, accepts exactly `peer`.
+    ///
+    /// # Errors
+    /// [`TlsError`] if rustls refuses.
+    pub(super) fn direct_client(&self, peer: Bytes32) -> Result<rustls::ClientConfig, TlsError> {
+        let (chain, key) = self.own.as_ref();
+        let mut config = rustls::ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Pinned::new(peer, provider())))
+            .with_client_auth_cert(chain.clone(), key.clone_key())?;
+        config.alpn_protocols = vec![DIRECT_ALPN.to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(config)
+    }
+
+    /// The accepting part of a direct connection: shows this side's certificate, accepts exactly `peer`.
+    ///
+    /// # Errors
+    /// [`TlsError`] if rustls refuses.
+    pub(super) fn direct_server(&self, peer: Bytes32) -> Result<rustls::ServerConfig, TlsError> {
+        let (chain, key) = self.own.as_ref();
+        let mut config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_client_cert_verifier(Arc::new(Pinned::new(peer, provider())))
+            .with_single_cert(chain.clone(), key.clone_key())?;
+        config.alpn_protocols = vec![DIRECT_ALPN.to_vec()];
+        config.send_tls13_tickets = 0;
+        Ok(config)
     }
 }
 

@@ -9,7 +9,7 @@ use super::mailbox::{Command, Mailbox};
 use super::reader::Reader;
 use super::{Session, mode_of_move};
 use crate::link::{Link, LinkStream};
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -449,8 +449,8 @@ impl Attached {
     /// Writes what was gathered; false if the link takes no more.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         while !self.out.is_empty() {
-            match self.io.poll_write(cx, &self.out) {
-                Poll::Ready(n) => self.out.advance(n?),
+            match self.io.poll_write_chunk(cx, &mut self.out) {
+                Poll::Ready(written) => written?,
                 Poll::Pending => return Ok(false),
             }
             if self.out.is_empty() {

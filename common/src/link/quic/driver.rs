@@ -1,0 +1,128 @@
+//! What a direct link does beside its streams' work: opens and accepts them, and ends in order.
+
+use super::IDLE_TIMEOUT;
+use super::owned::Owned;
+use super::stream::{Shared, Stream};
+use crate::link::{Ends, Link, LinkStream};
+use quinn::{Connection, ConnectionError, Endpoint, VarInt};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// How long a closing link may take to send what is queued, and then to tell the peer.
+const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Characters of a peer's own words that are repeated.
+const MAX_REASON: usize = 200;
+
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    ends: Ends,
+    transport: Transport,
+}
+
+/// Ends the link and quinn's tasks however the driver ends.
+struct Transport {
+    link: Link,
+    connection: Connection,
+    endpoint: Endpoint,
+    tasks: Arc<Owned>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        connection: Connection,
+        endpoint: Endpoint,
+        tasks: Arc<Owned>,
+        link: Link,
+        ends: Ends,
+    ) -> Self {
+        let shared = Arc::new(Shared::new(link.clone()));
+        Driver { shared, ends, transport: Transport { link, connection, endpoint, tasks } }
+    }
+
+    /// Serves the link until it is closed or breaks.
+    pub(super) async fn run(self) {
+        let Driver { shared, ends, transport } = self;
+        let Ends { mut requests, accepted } = ends;
+        let Transport { link, connection, endpoint, .. } = &transport;
+        let lost = tokio::select! {
+            () = link.inner.close.cancelled() => None,
+            error = connection.closed() => Some(error),
+            error = open_streams(connection, &shared, &mut requests) => Some(error),
+            error = accept_streams(connection, &shared, &accepted) => Some(error),
+        };
+        if let Some(error) = lost {
+            link.end(describe(&error));
+            return;
+        }
+        drop(requests);
+        // Bytes of streams that were closed in order leave if the peer takes them soon.
+        let _ = tokio::time::timeout(CLOSE_DEADLINE, shared.acknowledged()).await;
+        connection.close(VarInt::from_u32(0), link.reason().as_bytes());
+        let _ = tokio::time::timeout(CLOSE_DEADLINE, endpoint.wait_idle()).await;
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        // Wakes the streams that are still held, if nothing has yet.
+        self.connection.close(VarInt::from_u32(0), b"");
+        self.tasks.stop();
+        self.link.end("closed");
+    }
+}
+
+async fn open_streams(
+    connection: &Connection,
+    shared: &Arc<Shared>,
+    requests: &mut mpsc::Receiver<oneshot::Sender<LinkStream>>,
+) -> ConnectionError {
+    while let Some(request) = requests.recv().await {
+        if request.is_closed() {
+            continue;
+        }
+        match connection.open_bi().await {
+            Ok((send, recv)) => {
+                let _ = request.send(Stream::new_link_stream(send, recv, shared));
+            }
+            Err(error) => return error,
+        }
+    }
+    // The link itself holds the sender.
+    connection.closed().await
+}
+
+async fn accept_streams(
+    connection: &Connection,
+    shared: &Arc<Shared>,
+    accepted: &mpsc::Sender<LinkStream>,
+) -> ConnectionError {
+    loop {
+        match connection.accept_bi().await {
+            // A peer that opens streams faster than they are looked at gets the surplus reset.
+            Ok((send, recv)) => drop(accepted.try_send(Stream::new_link_stream(send, recv, shared))),
+            Err(error) => return error,
+        }
+    }
+}
+
+/// What happened, in words for the log.
+pub(super) fn describe(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::TimedOut => format!("nothing was heard for {} s", IDLE_TIMEOUT.as_secs()),
+        ConnectionError::ApplicationClosed(close) => match printable(&close.reason) {
+            reason if reason.is_empty() => "the peer closed the connection".into(),
+            reason => format!("the peer closed the connection: {reason}"),
+        },
+        ConnectionError::Reset => "the peer does not know the connection any more".into(),
+        ConnectionError::LocallyClosed => "closed".into(),
+        other => other.to_string(),
+    }
+}
+
+/// A peer's words, fit for one line of the log.
+fn printable(reason: &[u8]) -> String {
+    let text = String::from_utf8_lossy(reason);
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_REASON).collect()
+}
