@@ -7,8 +7,9 @@ use crate::peers::{Peers, PrivateService};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tun_common::config::{ProxyConfig, ProxyKind};
-use tun_common::session::{Handler, Local, Session};
+use tun_common::session::{Handler, Local, RelayedStream, Session};
 use tun_proto::wire::control::StreamMeta;
+use tun_proto::wire::relay::Refusal;
 use tun_proto::wire::stream::ResetCode;
 
 /// The services behind the proxies, by proxy name.
@@ -59,11 +60,17 @@ impl Handler for Backends {
                 tracing::debug!("[{name}] connection from {source}");
                 Ok(service.clone().connect())
             }
-            Ok(StreamMeta::Visitor { proxy, source, .. }) => {
-                let service = self.private.get(&proxy).ok_or(ResetCode::Refused)?;
-                self.peers.receive(service.clone(), source)
-            }
             _ => Err(ResetCode::Refused),
         }
+    }
+
+    fn relayed(&self, session: &Session, meta: &[u8], stream: RelayedStream) {
+        if let Ok(StreamMeta::Visitor { proxy, source, .. }) = serde_json::from_slice(meta)
+            && let Some(service) = self.private.get(&proxy)
+        {
+            self.peers.receive(service.clone(), source, stream);
+            return;
+        }
+        session.tasks().spawn(stream.refuse(Refusal::NotThere));
     }
 }

@@ -359,14 +359,11 @@ impl<'a> Connection<'a> {
     }
 
     fn retire_youngest(&mut self) {
-        let links = self.session.links();
-        let youngest = links.iter().filter(|link| link.is_usable()).map(|link| link.number()).max();
-        let Some(notify) = youngest.and_then(|number| self.retire.get(&number)) else { return };
-        tracing::debug!(link = youngest, "the load is low, retiring a tunnel");
+        let Some(number) = self.session.youngest_to_retire() else { return };
+        let Some(notify) = self.retire.get(&number) else { return };
+        tracing::debug!(link = number, "the load is low, retiring a tunnel");
         notify.notify_one();
-        if let Some(number) = youngest {
-            self.session.retire(number);
-        }
+        self.session.retire(number);
     }
 
     fn add_link(&mut self, new: tun_common::link::NewLink) {
@@ -401,12 +398,13 @@ impl<'a> Connection<'a> {
         let farewell = async {
             self.channel.send(&ClientMessage::Drain).await?;
             let finished = async {
-                // What visitors have open is carried by streams of this session, which stay until they are gone.
+                // What visitors have open is carried by relayed streams of this session, whose owners end them.
                 self.backends.drain_visitors().await;
                 self.session.drained(1).await;
+                self.session.relayed_ended().await;
             };
             let _ = tokio::time::timeout(timeout, finished).await;
-            let left = self.session.busy_streams().saturating_sub(1);
+            let left = self.session.stream_count().saturating_sub(1) + self.session.relayed_count();
             if left > 0 {
                 tracing::warn!("{left} connections were cut");
             }
@@ -432,7 +430,11 @@ impl<'a> Connection<'a> {
         let session = self.session;
         let channel = self.channel;
         session.clone().tasks().spawn_to_end(async move {
-            let _ = tokio::time::timeout(SUPERSEDED_DRAIN, session.drained(1)).await;
+            let drained = async {
+                session.drained(1).await;
+                session.relayed_ended().await;
+            };
+            let _ = tokio::time::timeout(SUPERSEDED_DRAIN, drained).await;
             drop(channel);
             session.end("another instance took this one's place");
         });

@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::DuplexStream;
 use tokio::sync::Semaphore;
 use tun_common::config::{NatTraversal, Secret};
 use tun_common::lifecycle::Tasks;
@@ -17,15 +16,13 @@ use tun_common::limit::Failures;
 use tun_common::link::tls::PeerTls;
 use tun_common::link::{Link, Side, heartbeat};
 use tun_common::peer::{self, PeerError};
-use tun_common::session::{Handler, Local, Session, pipe};
+use tun_common::session::{Handler, Local, RelayedStream, Session};
 use tun_proto::limits::{HANDSHAKE_DEADLINE, RESUME_WINDOW};
 use tun_proto::session::pairing::PeerHello;
 use tun_proto::wire::control::StreamMeta;
 use tun_proto::wire::login::Id;
+use tun_proto::wire::relay::Refusal;
 use tun_proto::wire::stream::ResetCode;
-
-/// Bytes that wait between a relayed stream and the encryption inside it.
-const PIPE: usize = 64 * 1024;
 
 /// Streams one visitor may have open.
 const MAX_STREAMS: usize = 16 * 1024;
@@ -76,29 +73,34 @@ impl Peers {
         })
     }
 
-    /// A visitor's way to `service`, relayed from `source`: the end that the relayed stream is connected to.
+    /// Takes a visitor's way to `service`, relayed from `source`.
     pub(crate) fn receive(
         self: &Arc<Self>,
         service: Arc<PrivateService>,
         source: String,
-    ) -> Result<Box<dyn Local>, ResetCode> {
+        mut stream: RelayedStream,
+    ) {
         let guesser = source.rsplit_once(':').map_or(source.as_str(), |(host, _)| host).to_owned();
         if self.is_blocked(&guesser, &service.name, &source) {
-            return Err(ResetCode::Refused);
+            self.tasks.spawn(stream.refuse(Refusal::Busy));
+            return;
         }
-        let (local, io) = pipe(PIPE);
         let peers = self.clone();
         let turns = self.turns(&guesser);
         self.tasks.spawn(async move {
             let turn = tokio::time::timeout(HANDSHAKE_DEADLINE, turns.acquire_owned()).await;
             let Ok(Ok(_turn)) = turn else {
                 tracing::info!("[{}] visitor from {source} refused: others pair already", service.name);
-                return;
+                return stream.refuse(Refusal::Busy).await;
             };
             if peers.is_blocked(&guesser, &service.name, &source) {
-                return;
+                return stream.refuse(Refusal::Busy).await;
             }
-            let paired = tokio::time::timeout(HANDSHAKE_DEADLINE, peers.pair(io, &service)).await;
+            let pairing = async {
+                stream.let_through().await?;
+                peers.pair(stream, &service).await
+            };
+            let paired = tokio::time::timeout(HANDSHAKE_DEADLINE, pairing).await;
             match paired {
                 Ok(Ok((io, hello))) => peers.add_link(service, io, hello, &source),
                 Ok(Err(error)) => {
@@ -117,7 +119,6 @@ impl Peers {
                 }
             }
         });
-        Ok(local)
     }
 
     fn is_blocked(&self, guesser: &String, proxy: &String, source: &str) -> bool {
@@ -156,7 +157,7 @@ impl Peers {
 
     async fn pair(
         &self,
-        io: DuplexStream,
+        io: RelayedStream,
         service: &PrivateService,
     ) -> Result<(Box<dyn tun_common::link::Io>, PeerHello), PeerError> {
         peer::receive(io, &self.tls, &service.name, service.secret.expose()).await

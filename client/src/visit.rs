@@ -10,7 +10,6 @@ use crate::dial;
 use crate::settings::Settings;
 use bytes::{Bytes, BytesMut};
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,16 +20,14 @@ use tun_common::lifecycle::Tasks;
 use tun_common::link::{Link, NewLink, Side, heartbeat};
 use tun_common::peer::{self, PeerError};
 use tun_common::random;
-use tun_common::session::{Handler, Local, Outcome, Session, pipe};
+use tun_common::session::{Handler, Local, Outcome, Session, refusal};
 use tun_common::shutdown::Shutdown;
 use tun_proto::backoff::Backoff;
 use tun_proto::limits::{HANDSHAKE_DEADLINE, RESUME_WINDOW};
 use tun_proto::session::pairing::{PairingError, PeerHello};
 use tun_proto::wire::control::StreamMeta;
+use tun_proto::wire::relay::Refusal;
 use tun_proto::wire::stream::ResetCode;
-
-/// Bytes that wait between a relayed stream and the encryption inside it.
-const PIPE: usize = 64 * 1024;
 
 /// Connections that one visitor may have open.
 const MAX_STREAMS: usize = 16 * 1024;
@@ -276,33 +273,23 @@ async fn approach(
     let session = server.wait_for(|session| session.as_ref().is_some_and(|session| !session.is_over())).await;
     let session =
         session.ok().and_then(|session| session.clone()).ok_or_else(|| failed("the program is stopping"))?;
-    let (local, io) = pipe(PIPE);
     let meta = StreamMeta::Visit { proxy: config.server_name.clone() };
-    let meta = Bytes::from(serde_json::to_vec(&meta).unwrap_or_default());
-    let pump = session
-        .open(random::id(), meta, local, Some(HANDSHAKE_DEADLINE))
-        .ok_or_else(|| failed("the session with the server has ended"))?;
-    let (tell, relayed) = oneshot::channel();
-    session.tasks().spawn_to_end(async move {
-        let _ = tell.send(pump.await);
-    });
-    let secret = config.secret_key.expose();
-    let pairing = peer::visit(io, &settings.peer_tls, &config.server_name, secret, &hello);
+    let meta = serde_json::to_vec(&meta).unwrap_or_default();
+    let pairing = async {
+        let stream = session.open_relayed(&meta).await?;
+        let server = stream.peer();
+        let secret = config.secret_key.expose();
+        let io = peer::visit(stream, &settings.peer_tls, &config.server_name, secret, &hello).await?;
+        Ok((io, server))
+    };
     match tokio::time::timeout(HANDSHAKE_DEADLINE, pairing).await {
         Err(_) => Err(failed("the proxy's client does not answer")),
-        Ok(Ok(io)) => {
-            let address = session.links().first().map_or(SocketAddr::from(([0, 0, 0, 0], 0)), Link::peer);
-            Ok(Link::over_relay(io, BytesMut::new(), Side::Dialer, hello.link, address))
-        }
+        Ok(Ok((io, server))) => Ok(Link::over_relay(io, BytesMut::new(), Side::Dialer, hello.link, server)),
         Ok(Err(PeerError::Pairing(PairingError::Confirmation))) => Err(VisitError::Refused),
-        Ok(Err(error)) => {
-            // The server says by the way it ends the stream whether there is a point in trying again.
-            let relayed = tokio::time::timeout(Duration::from_secs(1), relayed).await;
-            match relayed {
-                Ok(Ok(Outcome { reset: Some(ResetCode::Refused), .. })) => Err(VisitError::NotThere),
-                _ => Err(VisitError::Failed(format!("the way to the proxy's client failed: {error}"))),
-            }
+        Ok(Err(PeerError::Io(error))) if refusal(&error) == Some(Refusal::NotThere) => {
+            Err(VisitError::NotThere)
         }
+        Ok(Err(error)) => Err(VisitError::Failed(format!("the way to the proxy's client failed: {error}"))),
     }
 }
 

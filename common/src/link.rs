@@ -276,7 +276,7 @@ pub struct LinkStream {
 
 /// What a multiplexer's streams must be able to do.
 trait MuxStream: Send + Unpin {
-    /// The next bytes; `None` at the end, which may be a reset.
+    /// The next bytes; `None` at the end of the peer's side. A reset is an error unless this side has ended.
     fn poll_read_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>>;
     /// Queues bytes for sending; returns how many were taken.
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>>;
@@ -296,7 +296,7 @@ impl LinkStream {
         LinkStream { io, streams: link.inner.streams.clone() }
     }
 
-    /// The next bytes; `None` at the end, which may be a reset.
+    /// The next bytes; `None` at the end of the peer's side. A reset is an error unless this side has ended.
     pub fn poll_read_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         self.io.poll_read_chunk(cx)
     }

@@ -10,9 +10,11 @@ mod local;
 mod mailbox;
 mod pump;
 mod reader;
+mod relayed;
 
-pub use local::{Local, background, coupling, dialing, pipe};
+pub use local::{Local, dialing, pipe};
 pub use pump::Outcome;
+pub use relayed::{RelayedStream, refusal};
 
 use crate::lifecycle::Tasks;
 use crate::link::heartbeat::LinkEvent;
@@ -22,7 +24,6 @@ use mailbox::{Command, Mailbox};
 use pump::Pump;
 use reader::Reader;
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -32,6 +33,7 @@ use tun_proto::session::budget::Budget;
 use tun_proto::session::stream::Stream;
 use tun_proto::tunnels::Load;
 use tun_proto::wire::login::Id;
+use tun_proto::wire::relay::Refusal;
 use tun_proto::wire::stream::{Attach, AttachMode, ResetCode};
 
 /// What the owner of a session is told; a full queue loses nothing but hints.
@@ -44,6 +46,11 @@ pub trait Handler: Send + Sync + 'static {
     /// # Errors
     /// The code with which the stream is refused.
     fn open(&self, session: &Session, meta: &[u8]) -> Result<Box<dyn Local>, ResetCode>;
+
+    /// Takes a relayed stream with this description, in a task of its own, and answers its opener.
+    fn relayed(&self, session: &Session, _meta: &[u8], stream: RelayedStream) {
+        session.tasks().spawn(stream.refuse(Refusal::NotThere));
+    }
 }
 
 /// A handle to a session; cheap to clone.
@@ -61,7 +68,6 @@ struct Inner {
     state: Mutex<State>,
     links: watch::Sender<usize>,
     streams: watch::Sender<usize>,
-    background: Arc<AtomicUsize>,
     over: CancellationToken,
     events: mpsc::Sender<(u32, LinkEvent)>,
 }
@@ -76,17 +82,10 @@ struct State {
     burials: VecDeque<Id>,
 }
 
-/// Marks one stream of a session as background while it lives.
-struct BackgroundMark(Arc<AtomicUsize>);
-
-impl Drop for BackgroundMark {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 struct LinkEntry {
     link: Link,
+    /// Relayed streams on it.
+    relayed: usize,
     /// When the load was last measured, what had crossed the link then, and how long bytes had waited.
     measured: (Instant, u64, Duration),
     load: Load,
@@ -113,7 +112,6 @@ impl Session {
             state: Mutex::default(),
             links: watch::Sender::new(0),
             streams: watch::Sender::new(0),
-            background: Arc::default(),
             over: CancellationToken::new(),
             events,
         };
@@ -162,28 +160,23 @@ impl Session {
         self.inner.links.subscribe()
     }
 
-    /// Number of streams, to be watched.
+    /// Number of streams, relayed ones included, to be watched.
     pub fn watch_streams(&self) -> watch::Receiver<usize> {
         self.inner.streams.subscribe()
     }
 
-    /// Number of streams.
+    /// Number of streams, without relayed ones.
     pub fn stream_count(&self) -> usize {
         self.lock().streams.len()
     }
 
-    /// Number of streams that a drain waits for: all but those that are marked as background, which are not the end of
-    /// anything, such as the relayed streams of peers that will find another way.
-    pub fn busy_streams(&self) -> usize {
-        self.stream_count().saturating_sub(self.inner.background.load(Ordering::Relaxed))
-    }
-
-    /// Resolves when no more than `rest` streams are busy, or the session is over. Cancellation safe.
+    /// Resolves when there are no more than `rest` streams, or the session is over. Relayed streams do not count: those
+    /// who talk over one find another way. Cancellation safe.
     pub async fn drained(&self, rest: usize) {
         let mut streams = self.watch_streams();
         loop {
             streams.mark_unchanged();
-            if self.busy_streams() <= rest || self.is_over() {
+            if self.stream_count() <= rest || self.is_over() {
                 return;
             }
             tokio::select! {
@@ -191,11 +184,6 @@ impl Session {
                 () = self.over() => return,
             }
         }
-    }
-
-    fn mark_background(&self) -> BackgroundMark {
-        self.inner.background.fetch_add(1, Ordering::Relaxed);
-        BackgroundMark(self.inner.background.clone())
     }
 
     /// Opens a stream and connects it to `local`. The outcome resolves when both directions have ended.
@@ -222,7 +210,16 @@ impl Session {
         links.map(LinkEntry::measure).collect()
     }
 
-    /// Takes a link out of use: its streams move to the others without a pause, and it closes when none is left.
+    /// The youngest link that can be retired. Relayed streams cannot move, so a link that has some is not worth it: it
+    /// would live on as long as they do.
+    pub fn youngest_to_retire(&self) -> Option<u32> {
+        let state = self.lock();
+        let idle = state.links.iter().filter(|entry| entry.link.is_usable() && entry.relayed == 0);
+        idle.map(|entry| entry.link.number()).max()
+    }
+
+    /// Takes a link out of use: its streams move to the others without a pause, and it closes when none is left, relayed
+    /// ones included.
     pub fn retire(&self, number: u32) {
         let mut mailboxes = Vec::new();
         {
@@ -332,21 +329,25 @@ impl Session {
         }
         let mailbox = Arc::new(Mailbox::default());
         state.streams.insert(id, mailbox.clone());
-        self.inner.streams.send_replace(state.streams.len());
+        self.inner.streams.send_replace(state.count());
         Some(mailbox)
+    }
+
+    fn count_streams(&self) {
+        let state = self.lock();
+        self.inner.streams.send_replace(state.count());
     }
 
     /// A stream's pump has ended.
     fn forget(&self, id: Id, epitaph: Option<u64>) {
-        let count = {
+        {
             let mut state = self.lock();
             state.streams.remove(&id);
             if let Some(received) = epitaph {
                 state.bury(id, received);
             }
-            state.streams.len()
-        };
-        self.inner.streams.send_replace(count);
+        }
+        self.count_streams();
         self.close_empty_links();
     }
 
@@ -384,7 +385,7 @@ impl Session {
 
 impl LinkEntry {
     fn new(link: Link) -> Self {
-        LinkEntry { link, measured: (Instant::now(), 0, Duration::ZERO), load: Load::default() }
+        LinkEntry { link, relayed: 0, measured: (Instant::now(), 0, Duration::ZERO), load: Load::default() }
     }
 
     fn measure(&mut self) -> Load {
@@ -403,6 +404,10 @@ impl LinkEntry {
 }
 
 impl State {
+    fn count(&self) -> usize {
+        self.streams.len() + self.links.iter().map(|entry| entry.relayed).sum::<usize>()
+    }
+
     fn bury(&mut self, id: Id, received: u64) {
         if self.burials.len() >= MAX_TOMBSTONES
             && let Some(oldest) = self.burials.pop_front()

@@ -48,7 +48,7 @@ pub(crate) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
         () = shutdown.insisted() => false,
     };
     if !drained {
-        let left: usize = sessions.iter().map(|session| session.busy_streams().saturating_sub(1)).sum();
+        let left: usize = sessions.iter().map(|session| session.stream_count().saturating_sub(1)).sum();
         tracing::warn!("{left} connections were cut");
     }
     clients.say_goodbye();
@@ -69,7 +69,7 @@ pub(crate) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until nothing but control channels is busy.
+/// Waits until there are no streams but control channels.
 async fn drain(sessions: &[Session]) {
     for session in sessions {
         session.drained(1).await;

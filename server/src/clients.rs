@@ -4,7 +4,7 @@
 //! that go with them, behind one lock that is never held across an await.
 
 use crate::ingress::tcp::TcpIngress;
-use crate::relay;
+use crate::relay::Visit;
 use crate::settings::Settings;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,13 +15,14 @@ use tokio::sync::mpsc;
 use tun_common::lifecycle::Tasks;
 use tun_common::link::heartbeat::LinkEvent;
 use tun_common::random;
-use tun_common::session::{Handler, Local, Session, pipe};
+use tun_common::session::{Handler, Local, RelayedStream, Session, pipe};
 use tun_proto::auth::SessionSecret;
 use tun_proto::registry::{Claim, Registry};
 use tun_proto::session::login::Candidate;
 use tun_proto::session::takeover::{Decision, Identities};
 use tun_proto::wire::control::{Exposure, ProxyKind, ProxySpec, PublicAddress, ServerMessage, StreamMeta};
 use tun_proto::wire::login::{Id, Intent, RefusalCode};
+use tun_proto::wire::relay::Refusal;
 use tun_proto::wire::stream::ResetCode;
 
 /// Messages to one client that wait to be sent.
@@ -421,27 +422,36 @@ struct ClientStreams {
 }
 
 impl Handler for ClientStreams {
-    fn open(&self, session: &Session, meta: &[u8]) -> Result<Box<dyn Local>, ResetCode> {
+    fn open(&self, _: &Session, meta: &[u8]) -> Result<Box<dyn Local>, ResetCode> {
         match serde_json::from_slice(meta) {
             Ok(StreamMeta::Control) => {
                 let (local, ours) = pipe(tun_common::control::PIPE);
                 self.control.try_send(ours).map_err(|_| ResetCode::Refused)?;
                 Ok(local)
             }
-            Ok(StreamMeta::Visit { proxy }) => {
-                let clients = self.clients.upgrade().ok_or(ResetCode::SessionOver)?;
-                let (user, source) = (&self.user, &self.address);
-                // The same answer for a proxy that does not exist and for one that the user may not visit.
-                let Some(client) = clients.find_private(&proxy, user) else {
-                    tracing::info!(
-                        "[{proxy}] visitor from {source} refused: no such proxy for user {user:?}"
-                    );
-                    return Err(ResetCode::Refused);
-                };
-                let patience = clients.settings.user_conn_timeout;
-                relay::couple(&client, session, &proxy, user, source, patience)
-            }
             _ => Err(ResetCode::Refused),
         }
+    }
+
+    fn relayed(&self, session: &Session, meta: &[u8], stream: RelayedStream) {
+        match self.visit(meta) {
+            Some(visit) => session.tasks().spawn(visit.relay(stream)),
+            None => session.tasks().spawn(stream.refuse(Refusal::NotThere)),
+        }
+    }
+}
+
+impl ClientStreams {
+    /// What a relayed stream leads to; `None` for a proxy that does not exist as well as for one that the user may not
+    /// visit.
+    fn visit(&self, meta: &[u8]) -> Option<Visit> {
+        let Ok(StreamMeta::Visit { proxy }) = serde_json::from_slice(meta) else { return None };
+        let clients = self.clients.upgrade()?;
+        let (user, source) = (self.user.clone(), self.address.clone());
+        let Some(client) = clients.find_private(&proxy, &user) else {
+            tracing::info!("[{proxy}] visitor from {source} refused: no such proxy for user {user:?}");
+            return None;
+        };
+        Some(Visit { proxy, user, source, client, patience: clients.settings.user_conn_timeout })
     }
 }

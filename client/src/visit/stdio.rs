@@ -1,9 +1,12 @@
 //! Standard input and output as the visitor's one connection, for programs like ssh that start their own transport.
 
-use super::{PIPE, Request};
+use super::Request;
 use tokio::io::{AsyncWriteExt, copy, split, stdin, stdout};
 use tokio::sync::{mpsc, oneshot};
 use tun_common::session::{Outcome, pipe};
+
+/// Bytes that wait between standard input or output and the connection, in each direction.
+const PIPE: usize = 64 * 1024;
 
 /// Connects standard input and output; resolves when both directions have ended.
 pub(crate) async fn connect(requests: mpsc::Sender<Request>) -> Option<Outcome> {

@@ -92,6 +92,10 @@ pub const MAX_TOMBSTONES: usize = 1024;
 /// connection beyond its own limit, so ours lies well below [`LINK_STREAM_LIMIT`].
 pub const MAX_STREAMS_PER_LINK: usize = 6 * 1024;
 
+/// Relayed streams one session may have. Nobody but their own readers makes room for more bytes of one, so each may
+/// hold what the multiplexer grants a stream: 256 KiB, and more only while it is read quickly.
+pub const MAX_RELAYED_STREAMS: usize = 1024;
+
 /// Stream limit configured in the multiplexer, equal on both sides.
 pub const LINK_STREAM_LIMIT: usize = 8 * 1024;
 

@@ -1,9 +1,9 @@
 //! What crosses a connection: encodings without I/O, one message family a file.
 //!
 //! A connection opens with the [`preface`]; [`login`] messages follow until both ends are authenticated. From
-//! then on the link is multiplexed, and each multiplexed stream begins with a [`stream`] header: either a
-//! session stream, whose frames that module defines, or the link's own [`beat`] channel. The [`control`]
-//! messages travel inside a session stream.
+//! then on the link is multiplexed, and the first byte of each multiplexed stream says what it is: a session
+//! [`stream`], the link's own [`beat`] channel, or a stream of bytes to [`relay`]. The [`control`] messages travel
+//! inside a session stream.
 //!
 //! Integers of the binary families are LEB128 variable-length integers; structured messages are JSON behind a
 //! 32-bit big-endian length, so that fields can be added without a new version.
@@ -13,6 +13,7 @@ pub mod control;
 pub mod login;
 pub mod message;
 pub mod preface;
+pub mod relay;
 pub mod stream;
 pub mod varint;
 

@@ -120,7 +120,7 @@ impl Driver {
             }
             match self.connection.poll_new_outbound(cx) {
                 Poll::Ready(Ok(stream)) => {
-                    let _ = request.send(LinkStream::new(Box::new(Stream(stream)), &self.link));
+                    let _ = request.send(LinkStream::new(Box::new(Stream::new(stream)), &self.link));
                 }
                 Poll::Ready(Err(error)) => return Err(describe(&error)),
                 Poll::Pending => {
@@ -133,7 +133,7 @@ impl Driver {
 
     fn accept(&mut self, stream: yamux::Stream) {
         // A peer that opens streams faster than they are looked at gets the surplus reset.
-        let _ = self.accepted.try_send(LinkStream::new(Box::new(Stream(stream)), &self.link));
+        let _ = self.accepted.try_send(LinkStream::new(Box::new(Stream::new(stream)), &self.link));
     }
 }
 
@@ -156,11 +156,25 @@ fn describe(error: &yamux::ConnectionError) -> String {
     }
 }
 
-struct Stream(yamux::Stream);
+struct Stream {
+    io: yamux::Stream,
+    /// This side has ended.
+    ended: bool,
+}
+
+impl Stream {
+    fn new(io: yamux::Stream) -> Self {
+        Stream { io, ended: false }
+    }
+}
 
 impl MuxStream for Stream {
     fn poll_read_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        match ready!(Pin::new(&mut self.0).poll_next(cx)) {
+        match ready!(Pin::new(&mut self.io).poll_next(cx)) {
+            // Closed in both directions although only the peer's can have ended in order.
+            None if !self.ended && self.io.is_closed() => {
+                Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+            }
             None => Poll::Ready(Ok(None)),
             Some(Ok(packet)) => Poll::Ready(Ok(Some(Bytes::from_owner(packet)))),
             Some(Err(error)) => Poll::Ready(Err(io::Error::other(error))),
@@ -168,10 +182,12 @@ impl MuxStream for Stream {
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_close(cx)
+        ready!(Pin::new(&mut self.io).poll_close(cx))?;
+        self.ended = true;
+        Poll::Ready(Ok(()))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Session;
 use super::reader::Reader;
+use super::relayed::{self, RelayedStream};
 use crate::link::{Link, LinkStream};
 use bytes::{Bytes, BytesMut};
 use std::io;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tun_proto::session::stream::put_epitaph;
 use tun_proto::wire::beat;
+use tun_proto::wire::relay::{self, Refusal};
 use tun_proto::wire::stream::Attach;
 
 /// How long a peer may take to say what a stream is for. Its header leaves together with the opening.
@@ -20,6 +22,8 @@ enum Purpose {
     Beats(Bytes),
     /// A session stream.
     Attach(Attach),
+    /// A relayed stream: what it is for, and its first bytes.
+    Relayed(Bytes, Bytes),
 }
 
 /// Takes the peer's streams from a link until it is gone.
@@ -63,6 +67,13 @@ async fn receive(
         Ok(Ok(Purpose::Beats(rest))) => {
             let _ = channel.send((stream, rest)).await;
         }
+        Ok(Ok(Purpose::Relayed(meta, first))) => {
+            // Refused through what was not taken, if there is no place for it.
+            match RelayedStream::new(&session, &link, stream, first) {
+                Ok(stream) => session.inner.handler.relayed(&session, &meta, stream),
+                Err(stream) => relayed::refuse(stream, Refusal::Busy).await,
+            }
+        }
         Ok(Ok(Purpose::Attach(attach))) => Box::pin(session.accept(attach, link, stream, reader)).await,
         Ok(Err(error)) => {
             tracing::debug!(link = link.number(), %error, "a stream without a header");
@@ -75,6 +86,11 @@ async fn read_purpose(stream: &mut LinkStream, reader: &mut Reader) -> io::Resul
     loop {
         match reader.peek() {
             Some(beat::OPEN) => return Ok(Purpose::Beats(std::mem::take(reader).into_rest())),
+            Some(relay::OPEN) => {
+                if let Some(meta) = reader.opening().map_err(io::Error::other)? {
+                    return Ok(Purpose::Relayed(meta, std::mem::take(reader).into_unread()));
+                }
+            }
             Some(_) => {
                 if let Some(attach) = reader.header().map_err(io::Error::other)? {
                     return Ok(Purpose::Attach(attach));

@@ -1,14 +1,11 @@
 //! The local end of a stream: a socket, a socket that is still being dialled, or a pipe within the program.
 
-use super::{BackgroundMark, Session};
 use crate::link::tcp::reset_on_close;
 use bytes::BytesMut;
 use bytes::buf::Limit;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncWrite, DuplexStream};
 use tokio::net::TcpStream;
@@ -118,27 +115,10 @@ impl Local for Dialing {
 /// A pipe: one end for a stream, the other for a task of this program.
 pub fn pipe(capacity: usize) -> (Box<dyn Local>, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(capacity);
-    (Box::new(Pipe::new(ours, Arc::default())), theirs)
+    (Box::new(Pipe(ours)), theirs)
 }
 
-/// A pipe between two streams; an abort of one aborts the other.
-pub fn coupling(capacity: usize) -> (Box<dyn Local>, Box<dyn Local>) {
-    let (one, other) = tokio::io::duplex(capacity);
-    let aborted = Arc::<AtomicBool>::default();
-    (Box::new(Pipe::new(one, aborted.clone())), Box::new(Pipe::new(other, aborted)))
-}
-
-struct Pipe {
-    io: DuplexStream,
-    /// One of the ends was aborted.
-    aborted: Arc<AtomicBool>,
-}
-
-impl Pipe {
-    fn new(io: DuplexStream, aborted: Arc<AtomicBool>) -> Self {
-        Pipe { io, aborted }
-    }
-}
+struct Pipe(DuplexStream);
 
 impl Local for Pipe {
     /// A pipe cannot be asked without reading from it.
@@ -147,64 +127,19 @@ impl Local for Pipe {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut Limit<&mut BytesMut>) -> Poll<io::Result<usize>> {
-        let read = ready!(tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, buf));
-        match read {
-            Ok(0) if self.aborted.load(Ordering::Acquire) => {
-                Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
-            }
-            read => Poll::Ready(read),
-        }
+        tokio_util::io::poll_read_buf(Pin::new(&mut self.0), cx, buf)
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.io), cx, bytes)
+        AsyncWrite::poll_write(Pin::new(&mut self.0), cx, bytes)
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_shutdown(Pin::new(&mut self.io), cx)
+        AsyncWrite::poll_shutdown(Pin::new(&mut self.0), cx)
     }
 
-    fn reset(&mut self) {
-        self.aborted.store(true, Ordering::Release);
-    }
-}
-
-/// The same local end, for a stream that a drain does not wait for; see [`Session::busy_streams`].
-///
-/// [`Session::busy_streams`]: super::Session::busy_streams
-pub fn background(local: Box<dyn Local>, session: &Session) -> Box<dyn Local> {
-    Box::new(Background { local, _mark: session.mark_background() })
-}
-
-struct Background {
-    local: Box<dyn Local>,
-    _mark: BackgroundMark,
-}
-
-impl Local for Background {
-    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.local.poll_readable(cx)
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut Limit<&mut BytesMut>) -> Poll<io::Result<usize>> {
-        self.local.poll_read(cx, buf)
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.local.poll_write(cx, bytes)
-    }
-
-    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.local.poll_shutdown(cx)
-    }
-
-    fn reset(&mut self) {
-        self.local.reset();
-    }
-
-    fn failure(&self) -> ResetCode {
-        self.local.failure()
-    }
+    /// The other end sees it end, which is all that a pipe can say.
+    fn reset(&mut self) {}
 }
 
 /// What stands in for the local end of a stream that is refused, or whose local end is gone.

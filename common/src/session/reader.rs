@@ -5,6 +5,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use tun_proto::wire::WireError;
+use tun_proto::wire::relay::take_opening;
 use tun_proto::wire::stream::{Attach, Frame};
 
 /// Bytes that arrived and are not decoded yet.
@@ -40,6 +41,13 @@ impl Reader {
         Ok(header)
     }
 
+    /// What a relayed stream is for, if its opening is complete.
+    pub(super) fn opening(&mut self) -> Result<Option<Bytes>, WireError> {
+        let meta = take_opening(&mut self.chunk)?;
+        self.tidy();
+        Ok(meta)
+    }
+
     /// The first byte, without taking it.
     pub(super) fn peek(&self) -> Option<u8> {
         self.chunk.first().copied()
@@ -48,6 +56,11 @@ impl Reader {
     /// Everything behind the first byte.
     pub(super) fn into_rest(mut self) -> Bytes {
         self.chunk.advance(1.min(self.chunk.len()));
+        self.chunk
+    }
+
+    /// What is not decoded yet.
+    pub(super) fn into_unread(self) -> Bytes {
         self.chunk
     }
 

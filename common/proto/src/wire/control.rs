@@ -111,7 +111,7 @@ impl fmt::Display for PublicAddress {
     }
 }
 
-/// What the opener of a session stream says about it.
+/// What the opener of a session stream or a relayed stream says about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StreamMeta {
     /// The session's control channel, opened by the client.
@@ -123,7 +123,7 @@ pub enum StreamMeta {
         /// The visitor's address.
         source: String,
     },
-    /// A visitor's way to a private proxy, opened by the visitor's client; the server relays it.
+    /// A visitor's way to a private proxy: a relayed stream, opened by the visitor's client.
     Visit {
         /// The proxy's name.
         proxy: String,
