@@ -2,7 +2,8 @@
 
 use crate::backend::Backends;
 use crate::control::{Connection, Ended};
-use crate::dial::{self, DialError};
+use crate::dial::{self, DialError, Dialled};
+use crate::p2p::Surroundings;
 use crate::peers::Peers;
 use crate::settings::Settings;
 use crate::visit::{self, Request, VisitError, Visitor, listen, stdio};
@@ -94,6 +95,7 @@ struct Client {
     backends: Arc<Backends>,
     /// The session with the server, while there is one.
     server: watch::Sender<Option<Session>>,
+    surroundings: Arc<Surroundings>,
     tasks: Tasks,
     shutdown: Shutdown,
 }
@@ -106,7 +108,8 @@ impl Client {
         tracing::info!("tunc {}, client \"{}\"", env!("CARGO_PKG_VERSION"), settings.identity);
         let peers = Peers::new(settings.peer_tls.clone(), settings.heartbeat_timeout, tasks.child());
         let backends = Arc::new(Backends::new(&settings.proxies, peers));
-        Ok(Client { settings, backends, server: watch::Sender::new(None), tasks, shutdown })
+        let surroundings = Arc::new(Surroundings::new(config, &tasks));
+        Ok(Client { settings, backends, server: watch::Sender::new(None), surroundings, tasks, shutdown })
     }
 
     /// Starts a visitor; returns where connections are handed to it.
@@ -165,6 +168,7 @@ impl Client {
                     had_session = true;
                     standing_by = false;
                     backoff.reset();
+                    self.learn_stun_servers(&dialled);
                     let connection = Connection::new(
                         self.settings.clone(),
                         self.backends.clone(),
@@ -191,6 +195,15 @@ impl Client {
                 () = self.shutdown.asked() => return Ok(()),
             }
         }
+    }
+
+    /// Keeps where the server answers STUN. Names are looked up in the background.
+    fn learn_stun_servers(&self, dialled: &Dialled) {
+        let (settings, surroundings) = (self.settings.clone(), self.surroundings.clone());
+        let (peer, service) = (dialled.new.link.peer(), dialled.accepted.stun.clone());
+        self.tasks.spawn(async move {
+            surroundings.stun.learn(&settings.server.0, peer, service.as_ref()).await;
+        });
     }
 
     /// What a failed login means: how long to wait, or the end.

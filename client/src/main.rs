@@ -7,6 +7,7 @@ mod control;
 mod dial;
 mod identity;
 mod nat;
+mod p2p;
 mod peers;
 mod settings;
 mod visit;

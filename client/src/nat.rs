@@ -4,6 +4,7 @@ mod lifetime;
 mod measure;
 mod report;
 
+use crate::p2p::interfaces::{anywhere, source_address};
 use report::{Family, Report};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -70,7 +71,7 @@ async fn discover(question: &Question) -> anyhow::Result<Report> {
 
 async fn family(server: Option<SocketAddr>, v4: bool, lifetime: bool) -> Family {
     let mut family = Family { local: None, server, result: None, lifetime: None };
-    let local = measure::local_address(server.unwrap_or(measure::anywhere(v4))).await;
+    let local = source_address(server.unwrap_or(anywhere(v4)));
     family.local = local.as_ref().ok().copied();
     let Some(server) = server else { return family };
     let measured = async {

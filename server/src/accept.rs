@@ -22,7 +22,7 @@ use tun_common::random;
 use tun_proto::admission::Admission;
 use tun_proto::limits::HANDSHAKE_DEADLINE;
 use tun_proto::session::login::{Candidate, LoginError, ServerLogin};
-use tun_proto::wire::login::{Bytes32, Intent, RefusalCode};
+use tun_proto::wire::login::{Bytes32, Intent, RefusalCode, StunService};
 use tun_proto::wire::preface;
 
 /// How long a refused peer may take to read why.
@@ -38,6 +38,8 @@ const TIDY_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Gate {
     clients: Arc<Clients>,
     failures: LoginFailures,
+    /// Told to clients.
+    stun: Option<StunService>,
     pending: Mutex<Pending>,
     tasks: Tasks,
 }
@@ -57,8 +59,9 @@ struct Newcomer {
 }
 
 impl Gate {
-    pub(crate) fn new(clients: Arc<Clients>, tasks: Tasks) -> Arc<Self> {
-        Arc::new(Gate { clients, failures: LoginFailures::default(), pending: Mutex::default(), tasks })
+    /// `stun` is where STUN is served, for clients to know.
+    pub(crate) fn new(clients: Arc<Clients>, stun: Option<StunService>, tasks: Tasks) -> Arc<Self> {
+        Arc::new(Gate { clients, failures: LoginFailures::default(), stun, pending: Mutex::default(), tasks })
     }
 
     /// Accepts connections until the gate's tasks are stopped.
@@ -180,6 +183,7 @@ impl Gate {
                     session.id(),
                     link,
                     max_links,
+                    self.stun.clone(),
                 );
                 let sent = handshake::send(&mut *newcomer.io, newcomer.login.poll_transmit()).await;
                 if let (Err(_), _) | (_, Err(_)) = (accepted, &sent) {

@@ -29,11 +29,11 @@ pub(crate) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {} (bindAddr, bindPort)", settings.bind))?;
     let address = listener.local_addr()?;
     let reflecting = tasks.child();
-    reflect::start(&config.stun, address, &reflecting)?;
+    let stun = reflect::start(&config.stun, address, &reflecting)?;
     let registry = Registry::new(config.allow_ports.clone(), config.max_ports_per_client);
     let clients = Clients::new(settings.clone(), registry, tasks.child());
     let accepting = tasks.child();
-    let gate = Gate::new(clients.clone(), tasks.child());
+    let gate = Gate::new(clients.clone(), stun, tasks.child());
     accepting.spawn(gate.serve(listener));
     tracing::info!("tuns {} listening on {address}", env!("CARGO_PKG_VERSION"));
     tracing::info!("certificate fingerprint (SHA-256) {}", settings.tls.fingerprint());

@@ -19,6 +19,7 @@ use tun_common::config::StunConfig;
 use tun_common::lifecycle::Tasks;
 use tun_common::limit::SourceRate;
 use tun_proto::limits::{STUN_BURST, STUN_REFILL};
+use tun_proto::wire::login::StunService;
 
 /// Pause after an error of a socket that is not about one datagram.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
@@ -38,13 +39,17 @@ struct Socket {
     state: UdpSocketState,
 }
 
-/// Binds the ports and serves them. `tcp` is where clients connect.
+/// Binds the ports and serves them; returns what clients should know of them. `tcp` is where clients connect.
 ///
 /// # Errors
 /// When something that was configured cannot be had. Defaults that cannot be had cost a warning.
-pub(crate) fn start(config: &StunConfig, tcp: SocketAddr, tasks: &Tasks) -> anyhow::Result<()> {
+pub(crate) fn start(
+    config: &StunConfig,
+    tcp: SocketAddr,
+    tasks: &Tasks,
+) -> anyhow::Result<Option<StunService>> {
     if !config.enable {
-        return Ok(());
+        return Ok(None);
     }
     let first = config.port.unwrap_or(tcp.port());
     let second = config.alt_port.unwrap_or(if first < u16::MAX { first + 1 } else { first - 1 });
@@ -74,7 +79,7 @@ pub(crate) fn start(config: &StunConfig, tcp: SocketAddr, tasks: &Tasks) -> anyh
             }
         }
     }
-    let Some((_, main)) = sockets.first() else { return Ok(()) };
+    let Some((_, main)) = sockets.first() else { return Ok(None) };
     tracing::info!("STUN on {} (UDP), {} ports in all", main.io.local_addr()?, sockets.len());
     let complete = sockets.len() == 4;
     let layout = Layout {
@@ -82,6 +87,11 @@ pub(crate) fn start(config: &StunConfig, tcp: SocketAddr, tasks: &Tasks) -> anyh
         ports: [first, second],
         two_addresses: complete,
         two_ports: sockets.len() > 1,
+    };
+    let on_first = sockets.iter().filter(|(place, _)| !place.other_address);
+    let service = StunService {
+        ports: on_first.map(|(place, _)| if place.other_port { second } else { first }).collect(),
+        other_address: config.alt_addr.filter(|_| complete),
     };
     let burst = NonZeroU32::new(STUN_BURST).unwrap_or(NonZeroU32::MIN);
     let rate = SourceRate::new(burst, STUN_REFILL);
@@ -91,7 +101,7 @@ pub(crate) fn start(config: &StunConfig, tcp: SocketAddr, tasks: &Tasks) -> anyh
         let reflector = reflector.clone();
         tasks.spawn(async move { reflector.serve(index).await });
     }
-    Ok(())
+    Ok(Some(service))
 }
 
 impl Reflector {

@@ -1,7 +1,7 @@
 //! Asks what the discovery wants asked.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::net::UdpSocket;
 use tun_common::stun::{
@@ -96,22 +96,4 @@ async fn hairpin(one: (&UdpSocket, SocketAddr), two: (&UdpSocket, SocketAddr)) -
         }
     }
     false
-}
-
-/// The address of this machine from which packets to `peer` leave. Sends nothing.
-pub(super) async fn local_address(peer: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr =
-        if peer.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = UdpSocket::bind((any, 0)).await?;
-    socket.connect(peer).await?;
-    Ok(socket.local_addr()?.ip())
-}
-
-/// Some public address, for the sake of the route to it.
-pub(super) fn anywhere(v4: bool) -> SocketAddr {
-    if v4 {
-        SocketAddr::from(([8, 0, 0, 1], 9))
-    } else {
-        SocketAddr::from(([0x2000, 0, 0, 0, 0, 0, 0, 1], 9))
-    }
 }

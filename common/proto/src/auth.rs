@@ -11,6 +11,7 @@
 
 use crate::wire::login::{Accepted, Bytes32};
 use ring::{digest, hmac};
+use std::net::IpAddr;
 use zeroize::Zeroizing;
 
 /// Label of the exported keying material (RFC 8446, section 7.5), registered to nobody else.
@@ -84,13 +85,17 @@ impl TokenKey {
 
     /// The server's proof, over its answer as well.
     pub fn server_proof(&self, transcript: &Transcript, accepted: &Accepted) -> Bytes32 {
-        self.mac(b"tun server proof v1", &[&transcript.0, &answer(accepted)])
+        self.mac(b"tun server proof v1", &[&transcript.0, &answer(accepted), &stun(accepted)])
     }
 
     /// Checks the server's proof, in constant time.
     #[must_use]
     pub fn verify_server(&self, transcript: &Transcript, accepted: &Accepted) -> bool {
-        self.verify(b"tun server proof v1", &[&transcript.0, &answer(accepted)], accepted.mac)
+        self.verify(
+            b"tun server proof v1",
+            &[&transcript.0, &answer(accepted), &stun(accepted)],
+            accepted.mac,
+        )
     }
 
     /// The secret of the session that a link with this transcript began.
@@ -138,10 +143,28 @@ fn answer(accepted: &Accepted) -> Vec<u8> {
     out
 }
 
+fn stun(accepted: &Accepted) -> Vec<u8> {
+    let Some(service) = &accepted.stun else { return Vec::new() };
+    let mut out = Vec::with_capacity(24);
+    match service.other_address {
+        None => out.push(0),
+        Some(IpAddr::V4(address)) => {
+            out.push(4);
+            out.extend_from_slice(&address.octets());
+        }
+        Some(IpAddr::V6(address)) => {
+            out.push(6);
+            out.extend_from_slice(&address.octets());
+        }
+    }
+    out.extend(service.ports.iter().flat_map(|port| port.to_be_bytes()));
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::login::Id;
+    use crate::wire::login::{Id, StunService};
 
     const BINDING: Binding = Binding::Exporter([1; 32]);
 
@@ -172,11 +195,16 @@ mod tests {
             session: Id([3; 16]),
             link: 0,
             max_links: 4,
+            stun: None,
             mac: Bytes32([0; 32]),
         };
         accepted.mac = key.server_proof(&transcript, &accepted);
         assert!(key.verify_server(&transcript, &accepted));
+        let honest = accepted.clone();
         accepted.link = 1;
+        assert!(!key.verify_server(&transcript, &accepted));
+        accepted = honest;
+        accepted.stun = Some(StunService { ports: vec![7000], other_address: None });
         assert!(!key.verify_server(&transcript, &accepted));
         accepted.mac = key.client_proof(&transcript, None);
         assert!(!key.verify_server(&transcript, &accepted));

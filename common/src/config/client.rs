@@ -8,6 +8,7 @@ use std::{
 use super::{
     ClientConfig, ClientTls, ClientTransport, Env, Loader,
     check::{check, field},
+    flags::host_and_port,
     keys::{CLIENT, INCLUDED},
     problem::Report,
     read::read,
@@ -43,6 +44,7 @@ pub(super) fn decode(tree: &Node, loader: &Loader, report: &mut Report) -> Clien
     let config = ClientConfig {
         server_addr: host(section, "serverAddr", "", report).unwrap_or(default.server_addr),
         server_port: section.int("serverPort").map_or(default.server_port, |port| port as u16),
+        nat_hole_stun_server: stun_server(section, report),
         user: user.to_owned(),
         client_id: section.text("clientID").map(str::to_owned),
         auth_token: token(section, loader, report),
@@ -71,6 +73,17 @@ fn warn(config: &ClientConfig, report: &mut Report) {
             None,
             "`transport.tls.enable` is false: the other keys of `transport.tls` have no effect",
         );
+    }
+}
+
+fn stun_server(section: Section<'_>, report: &mut Report) -> Option<(String, Option<u16>)> {
+    let key = "natHoleStunServer";
+    match host_and_port(section.text(key).filter(|text| !text.is_empty())?) {
+        Ok(server) => Some(server),
+        Err(why) => {
+            report.problem(section.line(key), format!("`{key}` must be HOST or HOST:PORT: {why}"));
+            None
+        }
     }
 }
 

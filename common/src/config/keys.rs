@@ -70,7 +70,7 @@ pub(super) static CLIENT: &[Key] = &[
     used("clientID", Text),
     used("serverAddr", Text),
     used("serverPort", PORT),
-    later("natHoleStunServer", Text),
+    used("natHoleStunServer", Text),
     later("dnsServer", Text),
     used("loginFailExit", Bool),
     used("start", Texts(&[])),

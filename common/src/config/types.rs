@@ -95,6 +95,8 @@ pub struct ClientConfig {
     pub server_addr: String,
     /// The server's `bindPort`.
     pub server_port: u16,
+    /// Host and port of a STUN server to be asked instead of the server.
+    pub nat_hole_stun_server: Option<(String, Option<u16>)>,
     /// Prefix of proxy names, so that several users share one server; may be empty.
     pub user: String,
     /// A stable name of this client; `None`: made of the machine, the user and what is started.
@@ -405,6 +407,7 @@ impl Default for ClientConfig {
         Self {
             server_addr: "127.0.0.1".to_owned(),
             server_port: DEFAULT_PORT,
+            nat_hole_stun_server: None,
             user: String::new(),
             client_id: None,
             auth_token: Secret::default(),

@@ -6,7 +6,9 @@
 
 use crate::auth::{Binding, SessionSecret, TokenKey, Transcript};
 use crate::limits::MAX_HANDSHAKE_MESSAGE;
-use crate::wire::login::{Accepted, Bytes32, Challenge, Hello, Id, Proof, RefusalCode, Refused, Verdict};
+use crate::wire::login::{
+    Accepted, Bytes32, Challenge, Hello, Id, Proof, RefusalCode, Refused, StunService, Verdict,
+};
 use crate::wire::preface::{self, PrefaceError};
 use crate::wire::{WireError, message};
 use bytes::{Buf, BytesMut};
@@ -245,7 +247,7 @@ impl ServerLogin {
         }
     }
 
-    /// Accepts the candidate's link into a session.
+    /// Accepts the candidate's link into a session, and tells the client where STUN is served.
     ///
     /// # Errors
     /// [`WireError`] does not occur with these messages.
@@ -256,9 +258,11 @@ impl ServerLogin {
         session: Id,
         link: u32,
         max_links: u8,
+        stun: Option<StunService>,
     ) -> Result<(), WireError> {
-        let mut accepted =
-            Accepted { program: program.to_owned(), session, link, max_links, mac: Bytes32([0; 32]) };
+        let program = program.to_owned();
+        let mac = Bytes32([0; 32]);
+        let mut accepted = Accepted { program, session, link, max_links, stun, mac };
         accepted.mac = self.key.server_proof(&candidate.transcript, &accepted);
         message::put(&mut self.out, &Verdict::Accepted(accepted), "verdict", MAX_HANDSHAKE_MESSAGE)
     }
@@ -320,7 +324,7 @@ mod tests {
                 to_server.extend_from_slice(&[byte]);
                 if let Some(candidate) = server.handle_input(&mut to_server)? {
                     if candidate.is_genuine(None) {
-                        server.accept(&candidate, "test", Id([7; 16]), 0, 4)?;
+                        server.accept(&candidate, "test", Id([7; 16]), 0, 4, None)?;
                     } else {
                         server.refuse(RefusalCode::Token, "wrong".into())?;
                     }
@@ -355,7 +359,7 @@ mod tests {
         let mut client = ClientLogin::new(&hello(), key, None, Some([4; 32])).unwrap();
         let mut server = ServerLogin::new(TokenKey::new("other"), Some([4; 32]), [0; 32], None);
         let candidate = server.handle_input(&mut client.poll_transmit()).unwrap().unwrap();
-        server.accept(&candidate, "test", Id([7; 16]), 0, 4).unwrap();
+        server.accept(&candidate, "test", Id([7; 16]), 0, 4, None).unwrap();
         let outcome = client.handle_input(&mut server.poll_transmit());
         assert_eq!(outcome.unwrap_err(), LoginError::ServerProof);
     }

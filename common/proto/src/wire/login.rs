@@ -10,6 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::IpAddr;
 
 /// 128 random bits that name something: an instance, a session, a stream.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -145,8 +146,21 @@ pub struct Accepted {
     pub link: u32,
     /// Most links the server allows this client.
     pub max_links: u8,
+    /// Where the server answers STUN, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stun: Option<StunService>,
     /// The server's proof that it knows the token.
     pub mac: Bytes32,
+}
+
+/// Where a server answers STUN (RFC 8489) over UDP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StunService {
+    /// Ports, on the address at which the client reaches the server; the main one first.
+    pub ports: Vec<u16>,
+    /// Another address with the same ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_address: Option<IpAddr>,
 }
 
 /// The client is not logged in.

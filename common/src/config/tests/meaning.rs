@@ -86,6 +86,7 @@ fn every_key_of_a_client_arrives() {
         r#"
         serverAddr = "example.com"
         serverPort = 7001
+        natHoleStunServer = "[2001:db8::1]:3479"
         user = "alice"
         clientID = "box"
         loginFailExit = false
@@ -114,6 +115,7 @@ fn every_key_of_a_client_arrives() {
     let want = ClientConfig {
         server_addr: "example.com".into(),
         server_port: 7001,
+        nat_hole_stun_server: Some(("2001:db8::1".to_owned(), Some(3479))),
         user: "alice".into(),
         client_id: Some("box".into()),
         auth_token: Secret::new("secret"),

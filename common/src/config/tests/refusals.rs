@@ -75,7 +75,6 @@ fn what_is_not_built_is_refused_by_name() {
         ("transport.proxyURL = 'http://x'", "`transport.proxyURL`"),
         ("transport.connectServerLocalIP = '::1'", "`transport.connectServerLocalIP`"),
         ("dnsServer = '8.8.8.8'", "`dnsServer`"),
-        ("natHoleStunServer = 'x'", "`natHoleStunServer`"),
         ("store.path = 'x'", "`store`"),
         ("virtualNet.address = 'x'", "`virtualNet`"),
         ("[[visitors]]\nname = 'x'\ntype = 'sudp'", "`visitors[0].type` = \"sudp\""),
