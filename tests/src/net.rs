@@ -1,11 +1,15 @@
-//! A loopback address for each test.
+//! A loopback address for each test, and sockets there and in the network lab.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+use crate::lab::{self, Space};
 
 /// The port that marks an address as taken. Its listener never accepts.
 const CLAIM_PORT: u16 = 30_009;
@@ -28,7 +32,7 @@ pub const REMOTE_PORT: u16 = 6000;
 #[derive(Debug)]
 pub struct Loopback {
     ip: Ipv4Addr,
-    _claim: TcpListener,
+    _claim: std::net::TcpListener,
 }
 
 impl Loopback {
@@ -40,7 +44,7 @@ impl Loopback {
             let start = std::process::id().wrapping_mul(0x9E37_79B1) >> 10;
             let [_, b, c, d] = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)).to_be_bytes();
             let ip = Ipv4Addr::new(127, 16 + b % 224, c, 1 + d % 250);
-            if let Ok(claim) = TcpListener::bind((ip, CLAIM_PORT)) {
+            if let Ok(claim) = std::net::TcpListener::bind((ip, CLAIM_PORT)) {
                 return Self { ip, _claim: claim };
             }
         }
@@ -55,6 +59,60 @@ impl Loopback {
     /// One of its ports.
     pub fn at(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.ip(), port)
+    }
+}
+
+/// Where something listens: an address of this machine, or one in a namespace of the network lab.
+#[derive(Debug, Clone)]
+pub struct Place {
+    space: Option<String>,
+    addr: SocketAddr,
+}
+
+impl Place {
+    /// A listener there.
+    pub async fn listen(&self) -> io::Result<TcpListener> {
+        if self.space.is_none() {
+            return TcpListener::bind(self.addr).await;
+        }
+        let socket = self.socket()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(self.addr)?;
+        socket.listen(1024)
+    }
+
+    /// A connection to there, from the same namespace.
+    pub async fn connect(&self) -> io::Result<TcpStream> {
+        self.socket()?.connect(self.addr).await
+    }
+
+    fn socket(&self) -> io::Result<TcpSocket> {
+        let make = || if self.addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        match &self.space {
+            Some(space) => lab::within(space, make),
+            None => make(),
+        }
+    }
+}
+
+impl From<SocketAddr> for Place {
+    fn from(addr: SocketAddr) -> Self {
+        Self { space: None, addr }
+    }
+}
+
+impl From<(&Space, SocketAddr)> for Place {
+    fn from((space, addr): (&Space, SocketAddr)) -> Self {
+        Self { space: Some(space.name().to_owned()), addr }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.space {
+            Some(space) => write!(f, "{} in {space}", self.addr),
+            None => self.addr.fmt(f),
+        }
     }
 }
 

@@ -26,18 +26,18 @@ impl Pattern {
         self.rest_len -= left.len();
         let mut words = out.chunks_exact_mut(8);
         for word in &mut words {
-            word.copy_from_slice(&self.next().to_le_bytes());
+            word.copy_from_slice(&self.word().to_le_bytes());
         }
         let tail = words.into_remainder();
         if !tail.is_empty() {
-            self.rest = self.next().to_le_bytes();
+            self.rest = self.word().to_le_bytes();
             self.rest_len = 8 - tail.len();
             tail.copy_from_slice(&self.rest[..tail.len()]);
         }
     }
 
-    /// SplitMix64: three multiplications and no state but a counter.
-    fn next(&mut self) -> u64 {
+    /// The next eight bytes, as one number. SplitMix64: three multiplications and no state but a counter.
+    pub fn word(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::net::reset;
+use crate::net::{Place, reset};
 use crate::patience::soon;
 use crate::pattern::{Hash, Pattern};
 
@@ -64,8 +64,8 @@ pub enum Ended {
 
 impl Service {
     /// Sends back what it gets, until the end of it.
-    pub async fn echo(addr: SocketAddr) -> Self {
-        Self::start(addr, |mut stream, _| async move {
+    pub async fn echo(at: impl Into<Place>) -> Self {
+        Self::start(at, |mut stream, _| async move {
             let (mut reader, mut writer) = stream.split();
             tokio::io::copy(&mut reader, &mut writer).await?;
             writer.shutdown().await?;
@@ -75,8 +75,8 @@ impl Service {
     }
 
     /// Reads to the end, then answers with the SHA-256 of what it read: a server that needs half-close.
-    pub async fn sink(addr: SocketAddr) -> Self {
-        Self::start(addr, |mut stream, _| async move {
+    pub async fn sink(at: impl Into<Place>) -> Self {
+        Self::start(at, |mut stream, _| async move {
             let digits = read_to_end(&mut stream).await?;
             stream.write_all(digits.as_bytes()).await?;
             stream.shutdown().await?;
@@ -86,8 +86,8 @@ impl Service {
     }
 
     /// Reads a line `SEED LENGTH`, then sends so much of that seed's pattern and closes its side.
-    pub async fn source(addr: SocketAddr) -> Self {
-        Self::start(addr, |stream, sent| async move {
+    pub async fn source(at: impl Into<Place>) -> Self {
+        Self::start(at, |stream, sent| async move {
             let mut stream = BufReader::new(stream);
             let (seed, len) = read_order(&mut stream).await?;
             send_pattern(&mut stream, seed, len, &sent).await?;
@@ -98,8 +98,8 @@ impl Service {
     }
 
     /// As [`Service::source`], and reads meanwhile whatever else comes to its end, which it reports the hash of.
-    pub async fn duplex(addr: SocketAddr) -> Self {
-        Self::start(addr, |stream, sent| async move {
+    pub async fn duplex(at: impl Into<Place>) -> Self {
+        Self::start(at, |stream, sent| async move {
             let mut stream = BufReader::new(stream);
             let (seed, len) = read_order(&mut stream).await?;
             let (mut reader, mut writer) = tokio::io::split(stream);
@@ -114,8 +114,8 @@ impl Service {
     }
 
     /// Says `greeting`, closes its side at once, and reads what comes to its end.
-    pub async fn greets_and_listens(addr: SocketAddr, greeting: &'static str) -> Self {
-        Self::start(addr, move |mut stream, _| async move {
+    pub async fn greets_and_listens(at: impl Into<Place>, greeting: &'static str) -> Self {
+        Self::start(at, move |mut stream, _| async move {
             stream.write_all(greeting.as_bytes()).await?;
             stream.shutdown().await?;
             read_to_end(&mut stream).await
@@ -124,13 +124,13 @@ impl Service {
     }
 
     /// Answers every connection with `name`, and closes it: tells instances apart.
-    pub async fn named(addr: SocketAddr, name: &'static str) -> Self {
-        Self::greets_and_listens(addr, name).await
+    pub async fn named(at: impl Into<Place>, name: &'static str) -> Self {
+        Self::greets_and_listens(at, name).await
     }
 
     /// Resets each connection when its first bytes come.
-    pub async fn resets(addr: SocketAddr) -> Self {
-        Self::start(addr, |mut stream, _| async move {
+    pub async fn resets(at: impl Into<Place>) -> Self {
+        Self::start(at, |mut stream, _| async move {
             stream.read_u8().await?;
             reset(stream);
             Ok(String::new())
@@ -139,8 +139,8 @@ impl Service {
     }
 
     /// Accepts, and never reads or writes a byte.
-    pub async fn never_reads(addr: SocketAddr) -> Self {
-        Self::start(addr, |stream, _| async move {
+    pub async fn never_reads(at: impl Into<Place>) -> Self {
+        Self::start(at, |stream, _| async move {
             let _open = stream;
             std::future::pending().await
         })
@@ -148,12 +148,12 @@ impl Service {
     }
 
     /// Serves each connection with `serve`, which returns what to report of it.
-    pub async fn start<F, Fut>(addr: SocketAddr, serve: F) -> Self
+    pub async fn start<F, Fut>(at: impl Into<Place>, serve: F) -> Self
     where
         F: Fn(TcpStream, Arc<AtomicU64>) -> Fut + Send + 'static,
         Fut: Future<Output = io::Result<String>> + Send + 'static,
     {
-        let listener = TcpListener::bind(addr).await.expect("the service's address is free");
+        let listener = at.into().listen().await.expect("the service's address is free");
         let addr = listener.local_addr().expect("a listener has an address");
         let sent = Arc::new(AtomicU64::new(0));
         let (report_accepted, accepted) = watch::channel(0);

@@ -1,12 +1,12 @@
 //! Those who connect to a public port, with the checks that each visit makes.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::net::Place;
 use crate::patience::{soon, transfer_patience, within};
 use crate::pattern::{self, Hash, Pattern};
 
@@ -25,9 +25,10 @@ pub enum End {
 
 impl Visitor {
     /// Connects, or fails the test.
-    pub async fn connect(addr: SocketAddr) -> Self {
-        let stream = soon(&format!("a connection to {addr}"), TcpStream::connect(addr)).await;
-        let stream = stream.unwrap_or_else(|e| panic!("nobody accepts at {addr}: {e}"));
+    pub async fn connect(at: impl Into<Place>) -> Self {
+        let place = at.into();
+        let stream = soon(&format!("a connection to {place}"), place.connect()).await;
+        let stream = stream.unwrap_or_else(|e| panic!("nobody accepts at {place}: {e}"));
         stream.set_nodelay(true).expect("the socket is open");
         Self(stream)
     }
@@ -143,29 +144,31 @@ impl Visitor {
 }
 
 /// One visit to a service that is down: the visitor must be sent away within a second.
-pub async fn sent_away(addr: SocketAddr) {
+pub async fn sent_away(at: impl Into<Place>) {
+    let place = at.into();
     let sending_away = async {
-        match TcpStream::connect(addr).await {
+        match place.connect().await {
             Ok(stream) => _ = Visitor(stream).end().await,
             // It can happen before the connection is known here to stand.
-            Err(e) => assert_eq!(e.kind(), io::ErrorKind::ConnectionReset, "nobody accepts at {addr}"),
+            Err(e) => assert_eq!(e.kind(), io::ErrorKind::ConnectionReset, "nobody accepts at {place}"),
         }
     };
     within(Duration::from_secs(1), "a visitor of a service that is down is sent away", sending_away).await;
 }
 
 /// One visit to an echo service.
-pub async fn echo(addr: SocketAddr) {
-    let mut visitor = Visitor::connect(addr).await;
+pub async fn echo(at: impl Into<Place>) {
+    let mut visitor = Visitor::connect(at).await;
     visitor.echo(0xEC40, 1000).await;
     visitor.finish().await;
     assert_eq!(visitor.end().await, End::Closed);
 }
 
 /// Tells whether an echo service is behind the address now; for things that become true some time.
-pub async fn try_echo(addr: SocketAddr) -> bool {
+pub async fn try_echo(at: impl Into<Place>) -> bool {
+    let place = at.into();
     let visit = async {
-        let mut stream = TcpStream::connect(addr).await?;
+        let mut stream = place.connect().await?;
         stream.write_all(b"anybody?").await?;
         let mut answer = [0; 8];
         stream.read_exact(&mut answer).await?;
@@ -175,8 +178,8 @@ pub async fn try_echo(addr: SocketAddr) -> bool {
 }
 
 /// Downloads from a [`crate::service::Service::source`], and returns what the hash of it is and should be.
-pub async fn download(addr: SocketAddr, seed: u64, len: u64) -> (String, String) {
-    let mut visitor = Visitor::connect(addr).await;
+pub async fn download(at: impl Into<Place>, seed: u64, len: u64) -> (String, String) {
+    let mut visitor = Visitor::connect(at).await;
     visitor.send(format!("{seed} {len}\n").as_bytes()).await;
     let (digits, received) = visitor.receive_to_end().await;
     assert_eq!(received, len, "the length of a download");
@@ -184,8 +187,8 @@ pub async fn download(addr: SocketAddr, seed: u64, len: u64) -> (String, String)
 }
 
 /// Uploads to a [`crate::service::Service::sink`], and returns what the hash of it is there and should be.
-pub async fn upload(addr: SocketAddr, seed: u64, len: u64) -> (String, String) {
-    let mut visitor = Visitor::connect(addr).await;
+pub async fn upload(at: impl Into<Place>, seed: u64, len: u64) -> (String, String) {
+    let mut visitor = Visitor::connect(at).await;
     let sent = visitor.send_pattern(seed, len).await;
     visitor.finish().await;
     (visitor.receive_text().await, sent)

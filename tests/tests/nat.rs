@@ -1,7 +1,9 @@
 //! The server's STUN and `tunc nat`, in front of NATs of every kind.
 
+use std::time::Duration;
+
 use serde_json::Value;
-use tun_tests::lab::{self, Lab, Nat, SERVER, SERVER_V6, Site};
+use tun_tests::lab::{self, Access, Lab, Nat, SERVER, SERVER_V6, Site};
 use tun_tests::program::{Finished, Launch, Program};
 use tun_tests::tunnel::TOKEN;
 
@@ -118,10 +120,7 @@ async fn people_are_told_what_it_means() {
 async fn how_long_a_silent_mapping_lives() {
     let Some(mut lab) = Lab::start() else { return };
     let site = lab.site(Nat::PortRestricted);
-    let router = site.router().expect("a site with a NAT has a router");
-    for timeout in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
-        router.set(&format!("netfilter/{timeout}"), 8);
-    }
+    site.set_mapping_lifetime(Duration::from_secs(8));
     let _server = serve(&lab, 1).await;
     let finished = tunc_nat(&site, &SERVER[0].to_string(), &["--json", "--lifetime"]).await;
     finished.expect(0, &[]);
@@ -132,7 +131,7 @@ async fn how_long_a_silent_mapping_lives() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stateful_firewall_on_ipv6() {
     let Some(mut lab) = Lab::start() else { return };
-    let site = lab.site(Nat::PortRestricted);
+    let site = lab.site(Access::behind(Nat::PortRestricted).with_v6());
     let config = format!("bindAddr = \"::\"\nauth.token = \"{TOKEN}\"\n");
     let server = Launch::server().within(lab.server()).config(&config).start();
     server.line("listening on [::]:7000").await;
@@ -167,7 +166,7 @@ fn coturn(site: &Site, name: &str) -> Option<Launch> {
 #[tokio::test(flavor = "multi_thread")]
 async fn coturns_client_is_told_how_it_is_seen() {
     let Some(mut lab) = Lab::start() else { return };
-    let site = lab.site(Nat::PortRestricted);
+    let site = lab.site(Access::behind(Nat::PortRestricted).with_v6());
     let Some(client) = coturn(&site, "turnutils_stunclient") else { return };
     let server = Launch::server().within(lab.server()).config("bindAddr = \"::\"").start();
     server.line("listening on [::]:7000").await;

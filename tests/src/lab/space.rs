@@ -4,8 +4,13 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::internet;
 
 /// How all names begin.
 const NAME: &str = "tunlab";
@@ -26,7 +31,7 @@ pub(super) fn prefix(number: u32) -> String {
 
 /// Why there can be no lab here, found out by making a namespace. Sweeps what processes that are gone have left.
 pub(super) fn obstacle() -> Option<String> {
-    for tool in ["ip", "nft"] {
+    for tool in ["ip", "nft", "conntrack"] {
         if find(tool).is_none() {
             return Some(format!("{tool} is not installed"));
         }
@@ -36,10 +41,12 @@ pub(super) fn obstacle() -> Option<String> {
     }
     sweep();
     let name = format!("{NAME}-{}-try", std::process::id());
-    let tried = run("ip", &["netns", "add", &name], "")
-        .and_then(|()| run("ip", &["netns", "exec", &name, &path("nft"), "-f", "-"], "table ip t { }\n"));
-    let _ = run("ip", &["netns", "del", &name], "");
-    tried.err()
+    if let Err(error) = run("ip", &["netns", "add", &name], "") {
+        return Some(error);
+    }
+    let space = Space { name };
+    let filter = run("ip", &["netns", "exec", &space.name, &path("nft"), "-f", "-"], "table ip t { }\n");
+    filter.err().or_else(|| internet::open(&space).err().map(|error| format!("no TUN device: {error}")))
 }
 
 /// The names of all namespaces of this machine.
@@ -95,6 +102,23 @@ impl Space {
         must(run("ip", &args, ""));
     }
 
+    /// Several commands of `ip` in this namespace, one a line.
+    #[track_caller]
+    pub fn ip_batch(&self, lines: &str) {
+        must(run("ip", &["-n", &self.name, "-batch", "-"], lines));
+    }
+
+    /// Does something in this namespace. Sockets that are made there stay there.
+    pub fn within<T: Send>(&self, action: impl FnOnce() -> T + Send) -> T {
+        within(&self.name, action)
+    }
+
+    /// Makes a router forget all connections.
+    #[track_caller]
+    pub(super) fn forget_connections(&self) {
+        must(run("ip", &["netns", "exec", &self.name, &path("conntrack"), "-F"], ""));
+    }
+
     /// Adds rules for the packet filter.
     #[track_caller]
     pub fn nft(&self, rules: &str) {
@@ -125,6 +149,17 @@ impl Drop for Space {
     fn drop(&mut self) {
         let _ = run("ip", &["netns", "del", &self.name], "");
     }
+}
+
+/// Does something in the namespace of this name, on a thread of its own, for it does not come back from there.
+pub(crate) fn within<T: Send>(name: &str, action: impl FnOnce() -> T + Send) -> T {
+    let enter = || {
+        let file = fs::File::open(Path::new(NAMES).join(name)).expect("the namespace is there");
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .expect("a namespace can be entered");
+        action()
+    };
+    std::thread::scope(|scope| scope.spawn(enter).join()).expect("what is done there does not panic")
 }
 
 #[track_caller]
