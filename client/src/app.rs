@@ -107,8 +107,8 @@ impl Client {
         let shutdown = Shutdown::listen(&tasks).context("signals cannot be listened to")?;
         tracing::info!("tunc {}, client \"{}\"", env!("CARGO_PKG_VERSION"), settings.identity);
         let peers = Peers::new(settings.peer_tls.clone(), settings.heartbeat_timeout, tasks.child());
-        let backends = Arc::new(Backends::new(&settings.proxies, peers));
         let surroundings = Arc::new(Surroundings::new(config, &tasks));
+        let backends = Arc::new(Backends::new(&settings.proxies, peers, &surroundings));
         Ok(Client { settings, backends, server: watch::Sender::new(None), surroundings, tasks, shutdown })
     }
 
@@ -123,6 +123,7 @@ impl Client {
             config: config.clone(),
             settings: self.settings.clone(),
             server: self.server.subscribe(),
+            surroundings: self.surroundings.clone(),
             tasks: self.tasks.child(),
             shutdown: self.shutdown.clone(),
             refused,

@@ -3,6 +3,7 @@
 pub(crate) mod tcp;
 
 use crate::backend::tcp::TcpBackend;
+use crate::p2p::{Search, Surroundings};
 use crate::peers::{Peers, PrivateService};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ pub(crate) struct Backends {
 
 impl Backends {
     /// The services that the configuration names.
-    pub(crate) fn new(proxies: &[ProxyConfig], peers: Arc<Peers>) -> Self {
+    pub(crate) fn new(proxies: &[ProxyConfig], peers: Arc<Peers>, surroundings: &Arc<Surroundings>) -> Self {
         let mut backends = Backends { public: HashMap::new(), private: HashMap::new(), peers };
         for proxy in proxies {
             let name = proxy.name.clone();
@@ -35,7 +36,9 @@ impl Backends {
                         name: name.clone(),
                         secret: secret_key.clone(),
                         backend,
-                        direct: direct.clone(),
+                        direct: direct
+                            .as_ref()
+                            .map(|config| Arc::new(Search::new(surroundings.clone(), config))),
                     };
                     backends.private.insert(name, Arc::new(service));
                 }

@@ -1,15 +1,22 @@
-//! The direct path to a peer, as far as it needs sockets: where this machine can be reached, and when that changes.
+//! Direct paths between a visitor and a client: where this machine can be reached, and how the two ends find each other.
+//!
+//! [`initiator`] is the visitor's side and [`responder`] the client's; an [`attempt`] gives the decisions of
+//! [`tun_proto::p2p::punch`] their sockets. The link that comes of one joins the session's others, and everything above
+//! goes on as before.
 
-#![allow(dead_code, reason = "the driver of direct paths, which uses this, is being built")]
-
+pub(crate) mod attempt;
 pub(crate) mod gather;
+pub(crate) mod initiator;
 pub(crate) mod interfaces;
 pub(crate) mod netwatch;
+pub(crate) mod responder;
 pub(crate) mod servers;
 
 use netwatch::NetWatch;
 use servers::StunServers;
-use tun_common::config::ClientConfig;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tun_common::config::{ClientConfig, NatTraversal};
 use tun_common::lifecycle::Tasks;
 
 /// What the program knows of its place in the network, for all searches of direct paths.
@@ -26,4 +33,32 @@ impl Surroundings {
         let stun = StunServers::new(config.nat_hole_stun_server.clone());
         Surroundings { stun, network: NetWatch::start(tasks) }
     }
+}
+
+/// How one proxy or visitor looks for direct paths.
+pub(crate) struct Search {
+    pub(crate) surroundings: Arc<Surroundings>,
+    pub(crate) options: gather::Options,
+    /// Whether many ports may be tried.
+    pub(crate) spray: bool,
+}
+
+impl Search {
+    pub(crate) fn new(surroundings: Arc<Surroundings>, config: &NatTraversal) -> Self {
+        let options = gather::Options {
+            disable_assisted_addrs: config.disable_assisted_addrs,
+            addresses: config.addresses.clone(),
+            port: config.port,
+        };
+        Search { surroundings, options, spray: config.spray }
+    }
+}
+
+/// How a visitor's bytes travel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PathState {
+    /// By the server; `why` is known once a direct path was looked for in vain.
+    Relayed { why: Option<String> },
+    /// Straight to this address.
+    Direct { address: SocketAddr },
 }

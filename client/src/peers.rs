@@ -4,19 +4,23 @@
 //! session, which outlives that stream: a visitor that comes back with the session's id goes on where it was.
 
 use crate::backend::tcp::TcpBackend;
+use crate::p2p::Search;
+use crate::p2p::responder::Responder;
 use bytes::BytesMut;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tun_common::config::{NatTraversal, Secret};
+use tun_common::config::Secret;
+use tun_common::control;
 use tun_common::lifecycle::Tasks;
 use tun_common::limit::Failures;
 use tun_common::link::tls::PeerTls;
 use tun_common::link::{Link, Side, heartbeat};
 use tun_common::peer::{self, PeerError};
-use tun_common::session::{Handler, Local, RelayedStream, Session};
+use tun_common::session::{Handler, Local, RelayedStream, Session, channel};
 use tun_proto::limits::{HANDSHAKE_DEADLINE, RESUME_WINDOW};
 use tun_proto::session::pairing::PeerHello;
 use tun_proto::wire::control::StreamMeta;
@@ -45,8 +49,7 @@ pub(crate) struct PrivateService {
     pub(crate) secret: Secret,
     pub(crate) backend: Arc<TcpBackend>,
     /// How visitors are met directly, if they may be.
-    #[expect(dead_code, reason = "read by the search for direct paths")]
-    pub(crate) direct: Option<NatTraversal>,
+    pub(crate) direct: Option<Arc<Search>>,
 }
 
 /// All visitors' sessions.
@@ -196,7 +199,8 @@ impl Peers {
         if sessions.len() >= MAX_SESSIONS {
             return None;
         }
-        let handler = Arc::new(OneService(service.clone()));
+        let (service, tls) = (service.clone(), self.tls.clone());
+        let handler = Arc::new(OneService { service, tls, talks: AtomicBool::new(false) });
         let (session, _) = Session::new(id, handler, MAX_STREAMS, self.tasks.child());
         sessions.insert(id, session.clone());
         let (peers, watched) = (self.clone(), session.clone());
@@ -228,16 +232,36 @@ async fn linkless(session: &Session) {
     }
 }
 
-/// What a visitor may open: connections to the service that it knows the secret of.
-struct OneService(Arc<PrivateService>);
+/// What a visitor may open: connections to the service that it knows the secret of, and talk about direct paths.
+struct OneService {
+    service: Arc<PrivateService>,
+    tls: PeerTls,
+    /// The visitor has opened its stream about paths; one is enough.
+    talks: AtomicBool,
+}
+
+impl OneService {
+    fn talk(&self, session: &Session) -> Result<Box<dyn Local>, ResetCode> {
+        let search = self.service.direct.clone().ok_or(ResetCode::Refused)?;
+        if self.talks.swap(true, Ordering::Relaxed) {
+            return Err(ResetCode::Refused);
+        }
+        let (local, io) = channel(control::PIPE);
+        let name = self.service.name.clone();
+        let responder = Responder { session: session.clone(), name, tls: self.tls.clone(), search };
+        session.tasks().spawn(responder.run(io));
+        Ok(local)
+    }
+}
 
 impl Handler for OneService {
-    fn open(&self, _: &Session, meta: &[u8]) -> Result<Box<dyn Local>, ResetCode> {
+    fn open(&self, session: &Session, meta: &[u8]) -> Result<Box<dyn Local>, ResetCode> {
         match serde_json::from_slice(meta) {
-            Ok(StreamMeta::Proxy { name, source }) if name == self.0.name => {
+            Ok(StreamMeta::Proxy { name, source }) if name == self.service.name => {
                 tracing::debug!("[{name}] connection of a visitor at {source}");
-                Ok(self.0.backend.clone().connect())
+                Ok(self.service.backend.clone().connect())
             }
+            Ok(StreamMeta::Paths) => self.talk(session),
             _ => Err(ResetCode::Refused),
         }
     }

@@ -7,17 +7,20 @@ pub(crate) mod listen;
 pub(crate) mod stdio;
 
 use crate::dial;
+use crate::p2p::initiator::Initiator;
+use crate::p2p::{PathState, Search, Surroundings};
 use crate::settings::Settings;
 use bytes::{Bytes, BytesMut};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use tun_common::config::VisitorConfig;
 use tun_common::lifecycle::Tasks;
-use tun_common::link::{Link, NewLink, Side, heartbeat};
+use tun_common::link::{Link, LinkKind, NewLink, Side, heartbeat};
 use tun_common::peer::{self, PeerError};
 use tun_common::random;
 use tun_common::session::{Handler, Local, Outcome, Session, refusal};
@@ -71,6 +74,7 @@ pub(crate) struct Visitor {
     pub(crate) settings: Arc<Settings>,
     /// The session with the server, while there is one.
     pub(crate) server: watch::Receiver<Option<Session>>,
+    pub(crate) surroundings: Arc<Surroundings>,
     pub(crate) tasks: Tasks,
     pub(crate) shutdown: Shutdown,
     /// Told that the proxy cannot be visited, by a program that has nothing else to do.
@@ -81,7 +85,7 @@ pub(crate) struct Visitor {
 struct Peer {
     session: Session,
     links: watch::Receiver<usize>,
-    next_link: u32,
+    next_link: Arc<AtomicU32>,
     linkless_since: Option<Instant>,
     /// It had a link before.
     met: bool,
@@ -154,6 +158,10 @@ impl Visitor {
                                 Instant::now() + self.try_again(&mut backoff, "its client is not there"),
                             );
                         }
+                        // The direct link needs no other.
+                        (Err(_), Some(peer)) if !peer.session.links().is_empty() => {
+                            pause = Some(Instant::now() + backoff.next_pause());
+                        }
                         (Err(VisitError::Failed(reason)), _) => {
                             pause = Some(Instant::now() + self.try_again(&mut backoff, &reason));
                         }
@@ -192,7 +200,7 @@ impl Visitor {
         let (session, _) =
             Session::new(random::id(), Arc::new(NothingIncoming), MAX_STREAMS, self.tasks.child());
         let links = session.watch_links();
-        Peer { session, links, next_link: 0, linkless_since: None, met: false }
+        Peer { session, links, next_link: Arc::default(), linkless_since: None, met: false }
     }
 
     fn open(&self, session: &Session, request: Request) {
@@ -214,10 +222,9 @@ impl Visitor {
     fn approach(&self, peer: &mut Peer) -> Approach {
         let hello = PeerHello {
             session: peer.session.id(),
-            link: peer.next_link,
+            link: peer.next_link.fetch_add(1, Ordering::Relaxed),
             heartbeat_ms: u32::try_from(self.settings.heartbeat_interval.as_millis()).unwrap_or(u32::MAX),
         };
-        peer.next_link += 1;
         let (settings, config, server) = (self.settings.clone(), self.config.clone(), self.server.clone());
         Box::pin(async move { approach(&settings, &config, server, hello).await })
     }
@@ -235,7 +242,20 @@ impl Visitor {
         session.add_link(new, |_, _| {});
         peer.links.mark_unchanged();
         peer.linkless_since = None;
-        let again = if std::mem::replace(&mut peer.met, true) { " again" } else { "" };
+        let met = std::mem::replace(&mut peer.met, true);
+        if let Some(xtcp) = self.config.xtcp().filter(|_| !met) {
+            let initiator = Initiator {
+                session: session.clone(),
+                name: self.config.server_name.clone(),
+                tls: self.settings.peer_tls.clone(),
+                search: Arc::new(Search::new(self.surroundings.clone(), &xtcp.nat_traversal)),
+                relay: self.settings.server_name(),
+                next_link: peer.next_link.clone(),
+                state: watch::Sender::new(PathState::Relayed { why: None }),
+            };
+            session.tasks().spawn(initiator.run());
+        }
+        let again = if met { " again" } else { "" };
         tracing::info!(
             "[{}] connected to its client{again}, relayed by {}, encrypted end to end",
             self.config.server_name,
@@ -258,7 +278,8 @@ impl Drop for Peer {
 
 impl Peer {
     fn needs_link(&self) -> bool {
-        self.session.links().is_empty() && self.session.stream_count() > 0
+        let is_relayed = self.session.links().iter().any(|link| link.kind() == LinkKind::Relay);
+        !is_relayed && self.session.stream_count() > 0
     }
 }
 

@@ -60,8 +60,8 @@ struct Inner {
     reason: OnceLock<String>,
 }
 
-/// What a link runs over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a link runs over; the better way comes later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LinkKind {
     /// A connection between client and server.
     Tunnel,
@@ -179,6 +179,11 @@ impl Link {
     /// Whether it can be trusted with bytes, to be watched. Always [`Health::Good`] unless it is direct.
     pub fn health(&self) -> watch::Receiver<Health> {
         self.inner.health.subscribe()
+    }
+
+    /// True if bytes should take another way for the moment.
+    pub fn is_suspect(&self) -> bool {
+        *self.inner.health.borrow() == Health::Suspect
     }
 
     /// The round trip to the peer, smoothed and as last seen; `None` unless the link is direct.

@@ -2,8 +2,8 @@
 //!
 //! A [`Session`] holds the links between two ends and the streams that cross them. The decisions about a stream are
 //! those of [`tun_proto::session::stream`]; here one task per stream, its [`pump`], moves bytes between a local
-//! connection and the links. The session places new attachments on the least loaded link and tells the streams when
-//! links come and go. It does not know what the streams are for.
+//! connection and the links. The session places new attachments on the best link, the least loaded of several, and
+//! tells the streams when links come, go, or are in doubt. It does not know what the streams are for.
 
 mod greeting;
 mod local;
@@ -12,18 +12,19 @@ mod pump;
 mod reader;
 mod relayed;
 
-pub use local::{Local, dialing, pipe};
+pub use local::{Local, channel, dialing, pipe};
 pub use pump::Outcome;
 pub use relayed::{RelayedStream, refusal};
 
 use crate::lifecycle::Tasks;
 use crate::link::heartbeat::LinkEvent;
-use crate::link::{Link, LinkStream, NewLink};
+use crate::link::{Link, LinkKind, LinkStream, NewLink};
 use bytes::Bytes;
 use mailbox::{Command, Mailbox};
 use pump::Pump;
 use reader::Reader;
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
@@ -76,6 +77,8 @@ struct Inner {
 struct State {
     links: Vec<LinkEntry>,
     streams: HashMap<Id, Arc<Mailbox>>,
+    /// Those of them that are channels between the programs themselves.
+    channels: HashSet<Id>,
     /// Outcomes of finished streams, for peers that missed the last acknowledgement.
     tombstones: HashMap<Id, u64>,
     /// The same, oldest first.
@@ -143,8 +146,21 @@ impl Session {
         self.inner.tasks.spawn_to_end(driver);
         let session = self.clone();
         self.inner.tasks.spawn_to_end(async move {
-            greeting::serve(&session, &link, inbound, beats).await;
-            link.gone().await;
+            let mut health = link.health();
+            let served = async {
+                greeting::serve(&session, &link, inbound, beats).await;
+                link.gone().await;
+            };
+            let watched = async {
+                while health.changed().await.is_ok() {
+                    session.links_changed();
+                }
+                std::future::pending().await
+            };
+            tokio::select! {
+                () = served => {}
+                () = watched => {}
+            }
             session.remove_link(&link);
         });
         self.links_changed();
@@ -165,9 +181,10 @@ impl Session {
         self.inner.streams.subscribe()
     }
 
-    /// Number of streams, without relayed ones.
+    /// Number of streams, without relayed ones and those that are not connections (see [`Local::is_connection`]).
     pub fn stream_count(&self) -> usize {
-        self.lock().streams.len()
+        let state = self.lock();
+        state.streams.len().saturating_sub(state.channels.len())
     }
 
     /// Resolves when there are no more than `rest` streams, or the session is over. Relayed streams do not count: those
@@ -221,15 +238,13 @@ impl Session {
     /// Takes a link out of use: its streams move to the others without a pause, and it closes when none is left, relayed
     /// ones included.
     pub fn retire(&self, number: u32) {
-        let mut mailboxes = Vec::new();
-        {
-            let state = self.lock();
-            let Some(entry) = state.links.iter().find(|entry| entry.link.number() == number) else { return };
-            entry.link.retire();
-            mailboxes.extend(state.streams.values().cloned());
-        }
-        for mailbox in mailboxes {
-            mailbox.send(Command::LeaveLink(number));
+        let links = self.links();
+        let Some(link) = links.iter().find(|link| link.number() == number) else { return };
+        link.retire();
+        self.links_changed();
+        // One between client and server is closed by its last stream: its peer has to hear of this first.
+        if link.kind() == LinkKind::Direct {
+            self.close_empty_links();
         }
     }
 
@@ -268,15 +283,24 @@ impl Session {
 
     // --- for streams ---
 
-    /// The least loaded link that takes streams.
+    /// The least loaded of the best links that take streams.
     fn place(&self) -> Option<Link> {
         let state = self.lock();
         let usable = state.links.iter().filter(|entry| entry.link.is_usable());
         let best = usable.min_by_key(|entry| {
             let (bytes, _) = entry.load.rank();
-            (bytes, entry.link.streams())
+            (Reverse(merit(&entry.link)), bytes, entry.link.streams())
         });
         best.map(|entry| entry.link.clone())
+    }
+
+    /// True if a stream on `link` should go to another one.
+    fn has_better(&self, link: &Link) -> bool {
+        let state = self.lock();
+        let mut others = state.links.iter().map(|entry| &entry.link).filter(|other| other.is_usable());
+        others.any(|other| {
+            other.number() != link.number() && (link.is_retiring() || merit(other) > merit(link))
+        })
     }
 
     /// Opens a multiplexed stream on the best link; `None` if there is no link, until the streams are told that
@@ -333,6 +357,12 @@ impl Session {
         Some(mailbox)
     }
 
+    /// A stream is no connection of anybody's.
+    fn note_channel(&self, id: Id) {
+        self.lock().channels.insert(id);
+        self.count_streams();
+    }
+
     fn count_streams(&self) {
         let state = self.lock();
         self.inner.streams.send_replace(state.count());
@@ -343,6 +373,7 @@ impl Session {
         {
             let mut state = self.lock();
             state.streams.remove(&id);
+            state.channels.remove(&id);
             if let Some(received) = epitaph {
                 state.bury(id, received);
             }
@@ -372,9 +403,11 @@ impl Session {
     /// A retired link closes when only its own channel is left on it.
     fn close_empty_links(&self) {
         let state = self.lock();
-        for entry in state.links.iter().filter(|entry| entry.link.is_retiring() && entry.link.streams() <= 1)
-        {
-            entry.link.close("retired");
+        for link in state.links.iter().map(|entry| &entry.link).filter(|link| link.is_retiring()) {
+            let own = usize::from(link.kind() != LinkKind::Direct);
+            if link.streams() <= own {
+                link.close("retired");
+            }
         }
     }
 
@@ -405,7 +438,8 @@ impl LinkEntry {
 
 impl State {
     fn count(&self) -> usize {
-        self.streams.len() + self.links.iter().map(|entry| entry.relayed).sum::<usize>()
+        self.streams.len().saturating_sub(self.channels.len())
+            + self.links.iter().map(|entry| entry.relayed).sum::<usize>()
     }
 
     fn bury(&mut self, id: Id, received: u64) {
@@ -419,10 +453,16 @@ impl State {
     }
 }
 
-/// The mode in which a stream that has a working attachment on `from` goes to another link.
+/// How good a link is for streams: one that answers before one that may be dead, a direct one before a relayed one.
+fn merit(link: &Link) -> (bool, LinkKind) {
+    (!link.is_suspect(), link.kind())
+}
+
+/// The mode in which a stream that has a working attachment on `from` goes to another link. What was sent over one that
+/// may be dead is sent again.
 fn mode_of_move(from: Option<&Link>) -> AttachMode {
     match from {
-        Some(link) if !link.is_gone() => AttachMode::Switch,
+        Some(link) if !link.is_gone() && !link.is_suspect() => AttachMode::Switch,
         _ => AttachMode::Resend,
     }
 }

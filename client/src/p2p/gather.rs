@@ -13,6 +13,7 @@ use tun_common::stun::{
 };
 use tun_proto::p2p::candidate::{Candidate, CandidateKind};
 use tun_proto::p2p::nat::Change;
+use tun_proto::p2p::punch::{Gathered, SocketId};
 
 /// How long silent servers are waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -28,20 +29,6 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// Endpoints of servers that are asked at most: two ports on two addresses.
 const MAX_SERVERS: usize = 4;
-
-/// Number that the driver gives a socket.
-pub(crate) type SocketId = u32;
-
-/// What is known of a socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Gathered {
-    pub(crate) socket: SocketId,
-    /// The address that its packets to the internet carry, and its port.
-    pub(crate) local: SocketAddr,
-    pub(crate) candidates: Vec<Candidate>,
-    /// What the server's first, second, … port saw, in the order asked; empty if UDP is blocked.
-    pub(crate) reflexive: Vec<SocketAddr>,
-}
 
 /// What the user decided.
 #[derive(Debug, Clone, Default)]

@@ -12,6 +12,7 @@ pub mod beat;
 pub mod control;
 pub mod login;
 pub mod message;
+pub mod paths;
 pub mod preface;
 pub mod relay;
 pub mod stream;

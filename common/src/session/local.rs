@@ -24,6 +24,10 @@ pub trait Local: Send + Unpin {
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     /// Makes the drop that follows an abort, where the kind of connection can express one.
     fn reset(&mut self);
+    /// False for a channel between the programs themselves, whose end nobody waits for.
+    fn is_connection(&self) -> bool {
+        true
+    }
     /// What the peer is told when reading or writing fails.
     fn failure(&self) -> ResetCode {
         ResetCode::Aborted
@@ -115,10 +119,19 @@ impl Local for Dialing {
 /// A pipe: one end for a stream, the other for a task of this program.
 pub fn pipe(capacity: usize) -> (Box<dyn Local>, DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(capacity);
-    (Box::new(Pipe(ours)), theirs)
+    (Box::new(Pipe { io: ours, is_connection: true }), theirs)
 }
 
-struct Pipe(DuplexStream);
+/// The same for a channel between the programs themselves, which a drain does not wait for.
+pub fn channel(capacity: usize) -> (Box<dyn Local>, DuplexStream) {
+    let (ours, theirs) = tokio::io::duplex(capacity);
+    (Box::new(Pipe { io: ours, is_connection: false }), theirs)
+}
+
+struct Pipe {
+    io: DuplexStream,
+    is_connection: bool,
+}
 
 impl Local for Pipe {
     /// A pipe cannot be asked without reading from it.
@@ -127,19 +140,23 @@ impl Local for Pipe {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut Limit<&mut BytesMut>) -> Poll<io::Result<usize>> {
-        tokio_util::io::poll_read_buf(Pin::new(&mut self.0), cx, buf)
+        tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, buf)
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.0), cx, bytes)
+        AsyncWrite::poll_write(Pin::new(&mut self.io), cx, bytes)
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        AsyncWrite::poll_shutdown(Pin::new(&mut self.0), cx)
+        AsyncWrite::poll_shutdown(Pin::new(&mut self.io), cx)
     }
 
     /// The other end sees it end, which is all that a pipe can say.
     fn reset(&mut self) {}
+
+    fn is_connection(&self) -> bool {
+        self.is_connection
+    }
 }
 
 /// What stands in for the local end of a stream that is refused, or whose local end is gone.

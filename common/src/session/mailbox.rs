@@ -22,10 +22,8 @@ pub(super) enum Command {
         /// What was read beyond the header.
         reader: Reader,
     },
-    /// A link came or went.
+    /// A link came or went, or another one is the best now.
     LinksChanged,
-    /// The link of this number is taken out of use.
-    LeaveLink(u32),
     /// The session is over.
     Fail(ResetCode),
 }

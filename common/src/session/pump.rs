@@ -58,7 +58,7 @@ pub(super) struct Pump {
     opening: Option<Opening>,
     /// There was no link to attach to; wait for news.
     linkless: bool,
-    /// The stream is to leave the link of its current attachment.
+    /// There may be a better link than that of the current attachment.
     moving: bool,
     /// When an unanswered stream is given up.
     deadline: Option<Instant>,
@@ -97,6 +97,9 @@ impl Pump {
         local: Box<dyn Local>,
         deadline: Option<Instant>,
     ) -> Self {
+        if !local.is_connection() {
+            session.note_channel(stream.id());
+        }
         Pump {
             stream,
             session,
@@ -138,10 +141,9 @@ impl Pump {
                         }
                     }
                 }
-                Command::LinksChanged => self.linkless = false,
-                Command::LeaveLink(number) => {
-                    let current = self.current().map(|attached| attached.link.number());
-                    self.moving |= self.stream.is_opener() && current == Some(number);
+                Command::LinksChanged => {
+                    self.linkless = false;
+                    self.moving = self.stream.is_opener();
                 }
                 Command::Fail(code) => self.fail(code),
             }
@@ -150,7 +152,7 @@ impl Pump {
     }
 
     fn poll_opening(&mut self, cx: &mut Context<'_>) -> bool {
-        let wanted = self.stream.wants_attachment() || (self.moving && !self.stream.is_closed());
+        let wanted = self.stream.wants_attachment() || self.wants_to_move();
         if !wanted || self.linkless {
             self.opening = None;
             return false;
@@ -169,6 +171,18 @@ impl Pump {
             }
         }
         true
+    }
+
+    /// True if the stream should leave the link of its current attachment now.
+    fn wants_to_move(&mut self) -> bool {
+        if !self.moving || self.stream.is_closed() {
+            return false;
+        }
+        let Some(current) = self.current() else { return false };
+        let (better, doubted) = (self.session.has_better(&current.link), current.link.is_suspect());
+        self.moving = better;
+        // The peer must have followed to one place before it is led to the next; unless that one answers no more.
+        better && (doubted || self.stream.is_settled())
     }
 
     fn poll_frames_in(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {

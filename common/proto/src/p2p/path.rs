@@ -1,12 +1,23 @@
 //! When a direct path is looked for.
 
-use super::punch::Failure;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Pauses after failures in a row; the last one repeats.
 const BACKOFF: [Duration; 4] =
     [Duration::from_secs(30), Duration::from_secs(120), Duration::from_secs(600), Duration::from_secs(1800)];
+
+/// The same where a direct path has been before: what is broken there is likely to be mended soon.
+const PROVEN: [Duration; 5] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+    Duration::from_secs(10),
+    Duration::from_secs(20),
+];
+
+/// Least time between the beginnings of two attempts, however often a peer says that its network changed.
+const MIN_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A path that lived at least this long was good: losing it is no failure.
 const STABLE: Duration = Duration::from_secs(10);
@@ -37,6 +48,10 @@ pub struct PathFinder {
     is_attempting: bool,
     up_since: Option<Instant>,
     failures: usize,
+    /// There has been a path between these networks.
+    is_proven: bool,
+    /// When the last attempt began.
+    started: Option<Instant>,
     /// The next attempt, if one is planned.
     next: Option<Instant>,
     /// At what age the last paths died.
@@ -63,6 +78,7 @@ impl PathFinder {
     pub fn handle_link_up(&mut self, now: Instant) {
         self.is_attempting = false;
         self.failures = 0;
+        self.is_proven = true;
         self.next = None;
         self.up_since = Some(now);
         self.renew = self.regular_age().map(|age| now + age.mul_f64(RENEW_AT));
@@ -86,18 +102,21 @@ impl PathFinder {
     }
 
     /// An attempt, or the link over the path it found, failed.
-    pub fn handle_failed(&mut self, _failure: &Failure, now: Instant) {
+    pub fn handle_failed(&mut self, now: Instant) {
         self.is_attempting = false;
         self.retreat(now);
     }
 
-    /// The network of this end or of the peer changed: what was learned is worth nothing.
+    /// The network of this end or of the peer changed: what was learned is worth nothing. An attempt that was under
+    /// way is void, and a path that is there may lead nowhere.
     pub fn handle_network_change(&mut self, now: Instant) {
+        self.is_attempting = false;
         self.failures = 0;
         self.ages.clear();
-        self.renew = None;
-        if self.up_since.is_none() {
-            self.next = Some(now);
+        let soon = self.started.map_or(now, |started| now.max(started + MIN_INTERVAL));
+        match self.up_since {
+            Some(_) => self.renew = Some(soon),
+            None => self.next = Some(soon),
         }
     }
 
@@ -110,6 +129,7 @@ impl PathFinder {
         self.next = None;
         self.renew = None;
         self.is_attempting = true;
+        self.started = Some(now);
         Some(StartAttempt { renews: self.up_since.is_some() })
     }
 
@@ -127,7 +147,9 @@ impl PathFinder {
     }
 
     fn retreat(&mut self, now: Instant) {
-        let pause = BACKOFF[self.failures.min(BACKOFF.len() - 1)];
+        let proven: &[Duration] = if self.is_proven { &PROVEN } else { &[] };
+        let mut pauses = proven.iter().chain(&BACKOFF).skip(self.failures);
+        let pause = pauses.next().copied().unwrap_or(BACKOFF[BACKOFF.len() - 1]);
         self.failures += 1;
         match self.up_since {
             Some(_) => self.renew = Some(now + pause),

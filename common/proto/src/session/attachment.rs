@@ -70,6 +70,11 @@ impl Attachments {
         self.list.last().map(|a| a.epoch).filter(|epoch| epoch + 1 == self.next_epoch)
     }
 
+    /// True if the peer has answered on the latest attachment.
+    pub(super) fn is_settled(&self) -> bool {
+        self.list.last().is_some_and(|a| a.confirmed)
+    }
+
     /// The attachment of that epoch.
     pub(super) fn get_mut(&mut self, epoch: u32) -> Option<&mut Attachment> {
         self.list.iter_mut().find(|a| a.epoch == epoch)

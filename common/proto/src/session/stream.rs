@@ -147,6 +147,12 @@ impl Stream {
         self.is_over() && !parting
     }
 
+    /// True if the peer has followed to the current attachment. A `Switch` away from one that it has not heard of yet
+    /// works, but makes both ends send again.
+    pub fn is_settled(&self) -> bool {
+        self.attachments.is_settled()
+    }
+
     /// True once the acceptor is known to know the stream.
     pub fn is_answered(&self) -> bool {
         self.meta.is_none()

@@ -128,6 +128,8 @@ pub enum StreamMeta {
         /// The proxy's name.
         proxy: String,
     },
+    /// What two peers tell each other about direct paths (see [`super::paths`]), opened by the visitor.
+    Paths,
     /// The other half of the same, opened by the server.
     Visitor {
         /// The proxy's name.
