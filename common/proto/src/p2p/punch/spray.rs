@@ -25,11 +25,12 @@ pub(super) const DURATION: Duration = Duration::from_millis(7 * PORTS as u64);
 const GROUP: usize = 8;
 const GROUP_PACE: Duration = Duration::from_millis(4);
 
-/// Between the first openers and their repetition.
-const REPEAT: Duration = Duration::from_millis(500);
+/// TTL of the openers; see [`Volley::openers`].
+const OPENER_TTL: u32 = 4;
 
-/// TTL of the first openers and of the repetition.
-const OPENER_TTLS: [u32; 2] = [4, 7];
+/// When half of the openers are repeated with [`LONG_TTL`]: once the peer has tried most of the ports.
+const REPEAT: Duration = Duration::from_secs(5);
+const LONG_TTL: u32 = 7;
 
 /// When predicted ports are probed, after the start; the first time with a low TTL, which opens the own filter for what
 /// comes from there.
@@ -53,17 +54,20 @@ pub(super) struct Volley {
 
 impl Volley {
     /// Openers from many sockets to the one address of the peer; and when the first of each has left.
+    ///
+    /// A low TTL does not get through a large site to its NAT; a higher one may reach the peer's router, and there upset
+    /// tables that count unsolicited packets, for every port that it arrives from. So the higher one comes late, and
+    /// from half of the sockets.
     pub(super) fn openers(sockets: &[SocketId], to: SocketAddr, now: Instant) -> (Self, Instant) {
         let mut shots = VecDeque::with_capacity(2 * sockets.len());
-        for (wave, ttl) in (0u32..).zip(OPENER_TTLS) {
+        let half = &sockets[..sockets.len() / 2];
+        for (from, sockets, ttl) in [(now, sockets, OPENER_TTL), (now + REPEAT, half, LONG_TTL)] {
             for (group, sockets) in (0u32..).zip(sockets.chunks(GROUP)) {
-                let at = now + REPEAT * wave + GROUP_PACE * group;
-                shots.extend(sockets.iter().map(|socket| (at, *socket, to, Some(ttl))));
+                shots
+                    .extend(sockets.iter().map(|socket| (from + GROUP_PACE * group, *socket, to, Some(ttl))));
             }
         }
         let groups = sockets.len().div_ceil(GROUP) as u32;
-        // Waves overlap if there are many sockets.
-        shots.make_contiguous().sort_by_key(|shot| shot.0);
         (Volley { shots }, now + GROUP_PACE * groups)
     }
 
@@ -131,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn every_socket_opens_twice_and_each_in_its_time() {
+    fn every_socket_opens_at_once_and_half_of_them_again_later() {
         #[expect(clippy::disallowed_methods, reason = "any instant will do")]
         let now = Instant::now();
         let sockets: Vec<SocketId> = (0..u32::from(SOCKETS)).collect();
@@ -144,9 +148,10 @@ mod tests {
         }
         assert_eq!(first.len(), sockets.len());
         let mut second = 0;
-        while volley.due(now + Duration::from_secs(2)).is_some() {
+        while let Some(shot) = volley.due(now + DURATION) {
+            assert_eq!(shot.ttl, Some(7));
             second += 1;
         }
-        assert_eq!(second, sockets.len());
+        assert_eq!(second, sockets.len() / 2);
     }
 }
