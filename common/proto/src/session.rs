@@ -5,6 +5,7 @@
 //! * [`login`]: the handshake of a link, both sides.
 //! * [`pairing`]: how a visitor and a client get to trust each other through the server.
 //! * [`heartbeat`]: when to ask for a sign of life, and when to give a link up.
+//! * [`pulse`]: whether a direct path can be trusted at this moment.
 //! * [`takeover`]: which instance of an identity holds its place.
 
 mod attachment;
@@ -12,6 +13,7 @@ pub mod budget;
 pub mod heartbeat;
 pub mod login;
 pub mod pairing;
+pub mod pulse;
 pub mod recv;
 pub mod send;
 pub mod stream;

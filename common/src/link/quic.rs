@@ -3,15 +3,18 @@
 //! Both ends know each other's certificate beforehand, so the handshake proves who is there. quinn appears here and
 //! below, and nowhere else.
 
+mod congestion;
 mod driver;
 mod owned;
+mod pulse;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 use super::tls::{OWN_NAME, PeerTls, TlsError};
 use super::{Link, LinkKind, NewLink};
-use driver::Driver;
+use congestion::{Acknowledged, CountingConfig};
+use driver::{Driver, Transport};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use owned::Owned;
@@ -27,6 +30,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 use tun_proto::limits::{HANDSHAKE_DEADLINE, LINK_STREAM_LIMIT};
+use tun_proto::session::pulse::ACK_DELAY;
 use tun_proto::wire::login::Bytes32;
 
 /// Silence after which a path is given up.
@@ -54,9 +58,6 @@ const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 
 /// Packets that the peer may receive before it acknowledges. An acknowledgement costs both sides as much as data.
 const ACK_EVERY: u32 = 20;
-
-/// How long the peer may wait with an acknowledgement.
-const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
 
 /// Datagrams of the peer that nobody reads; the oldest are dropped.
 const DATAGRAM_BUFFER: usize = 64 * 1024;
@@ -91,11 +92,12 @@ pub async fn dial(direct: Direct, tls: &PeerTls) -> io::Result<NewLink> {
     let crypto = QuicClientConfig::try_from(tls.direct_client(direct.peer).map_err(unusable)?)
         .map_err(io::Error::other)?;
     let mut config = ClientConfig::new(Arc::new(crypto));
-    config.transport_config(Arc::new(transport(direct.round_trip)));
+    let acknowledged = Acknowledged::default();
+    config.transport_config(Arc::new(transport(direct.round_trip, &acknowledged)));
     let (endpoint, tasks) = endpoint(direct.socket, None)?;
     let connecting = endpoint.connect_with(config, direct.remote, OWN_NAME).map_err(io::Error::other)?;
     let connection = within_deadline(async { connecting.await.map_err(refused) }).await?;
-    Ok(new_link(connection, endpoint, tasks, direct.number))
+    Ok(new_link(Transport::new(connection, endpoint, tasks), acknowledged, direct.number))
 }
 
 /// Takes the accepting part: the first connection with the right certificate is the link, wherever it comes from.
@@ -107,12 +109,13 @@ pub async fn accept(direct: Direct, tls: &PeerTls) -> io::Result<NewLink> {
     let crypto = QuicServerConfig::try_from(tls.direct_server(direct.peer).map_err(unusable)?)
         .map_err(io::Error::other)?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(Arc::new(transport(direct.round_trip)));
+    let acknowledged = Acknowledged::default();
+    config.transport_config(Arc::new(transport(direct.round_trip, &acknowledged)));
     let (endpoint, tasks) = endpoint(direct.socket, Some(config))?;
     let connection = within_deadline(first_proven(&endpoint)).await?;
     // Whoever comes later is not answered.
     endpoint.set_server_config(None);
-    Ok(new_link(connection, endpoint, tasks, direct.number))
+    Ok(new_link(Transport::new(connection, endpoint, tasks), acknowledged, direct.number))
 }
 
 async fn first_proven(endpoint: &Endpoint) -> io::Result<Connection> {
@@ -153,11 +156,11 @@ fn endpoint(socket: UdpSocket, server: Option<ServerConfig>) -> io::Result<(Endp
     Ok((endpoint, tasks))
 }
 
-fn transport(round_trip: Duration) -> TransportConfig {
+fn transport(round_trip: Duration, acknowledged: &Acknowledged) -> TransportConfig {
     let mut congestion = CubicConfig::default();
     congestion.initial_window(INITIAL_CONGESTION_WINDOW);
     let mut acknowledgements = AckFrequencyConfig::default();
-    acknowledgements.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY)).max_ack_delay(Some(MAX_ACK_DELAY));
+    acknowledgements.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY)).max_ack_delay(Some(ACK_DELAY));
     let mut config = TransportConfig::default();
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(LINK_STREAM_LIMIT as u32))
@@ -171,15 +174,15 @@ fn transport(round_trip: Duration) -> TransportConfig {
         .ack_frequency_config(Some(acknowledgements))
         .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
         .datagram_send_buffer_size(DATAGRAM_BUFFER)
-        .congestion_controller_factory(Arc::new(congestion));
+        .congestion_controller_factory(Arc::new(CountingConfig::new(congestion, acknowledged.clone())));
     config
 }
 
-fn new_link(connection: Connection, endpoint: Endpoint, tasks: Arc<Owned>, number: u32) -> NewLink {
-    let peer = canonical(connection.remote_address());
-    let (link, ends, inbound) = Link::new(LinkKind::Direct, number, peer);
+fn new_link(transport: Transport, acknowledged: Acknowledged, number: u32) -> NewLink {
+    let connection = transport.connection();
+    let (link, ends, inbound) = Link::new(LinkKind::Direct, number, canonical(connection.remote_address()));
     link.note_round_trip(connection.rtt());
-    let driver = Driver::new(connection, endpoint, tasks, link.clone(), ends);
+    let driver = Driver::new(transport, acknowledged, link.clone(), ends);
     NewLink { link, inbound, driver: Box::pin(driver.run()) }
 }
 

@@ -1,7 +1,9 @@
-//! What a direct link does beside its streams' work: opens and accepts them, and ends in order.
+//! What a direct link does beside its streams' work: opens and accepts them, watches the path, and ends in order.
 
 use super::IDLE_TIMEOUT;
+use super::congestion::Acknowledged;
 use super::owned::Owned;
+use super::pulse;
 use super::stream::{Shared, Stream};
 use crate::link::{Ends, Link, LinkStream};
 use quinn::{Connection, ConnectionError, Endpoint, VarInt};
@@ -16,51 +18,82 @@ const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
 const MAX_REASON: usize = 200;
 
 pub(super) struct Driver {
-    shared: Arc<Shared>,
+    link: Link,
     ends: Ends,
+    shared: Arc<Shared>,
+    acknowledged: Acknowledged,
     transport: Transport,
 }
 
-/// Ends the link and quinn's tasks however the driver ends.
-struct Transport {
-    link: Link,
+/// What quinn holds; closed and ended however it is let go of.
+pub(super) struct Transport {
     connection: Connection,
     endpoint: Endpoint,
     tasks: Arc<Owned>,
 }
 
 impl Driver {
-    pub(super) fn new(
-        connection: Connection,
-        endpoint: Endpoint,
-        tasks: Arc<Owned>,
-        link: Link,
-        ends: Ends,
-    ) -> Self {
+    pub(super) fn new(transport: Transport, acknowledged: Acknowledged, link: Link, ends: Ends) -> Self {
         let shared = Arc::new(Shared::new(link.clone()));
-        Driver { shared, ends, transport: Transport { link, connection, endpoint, tasks } }
+        Driver { link, ends, shared, acknowledged, transport }
     }
 
     /// Serves the link until it is closed or breaks.
     pub(super) async fn run(self) {
-        let Driver { shared, ends, transport } = self;
+        let Driver { link, ends, shared, acknowledged, transport } = self;
         let Ends { mut requests, accepted } = ends;
-        let Transport { link, connection, endpoint, .. } = &transport;
+        let _end = EndOnDrop(&link);
+        let connection = &transport.connection;
         let lost = tokio::select! {
             () = link.inner.close.cancelled() => None,
             error = connection.closed() => Some(error),
             error = open_streams(connection, &shared, &mut requests) => Some(error),
             error = accept_streams(connection, &shared, &accepted) => Some(error),
+            error = pulse::watch(connection, &acknowledged, &shared, &link) => Some(error),
+            error = pulse::listen(connection) => Some(error),
         };
-        if let Some(error) = lost {
-            link.end(describe(&error));
-            return;
+        match lost {
+            Some(error) => link.end(describe(&error)),
+            None => {
+                drop(requests);
+                // Bytes of streams that were closed in order leave if the peer takes them soon.
+                let _ = tokio::time::timeout(CLOSE_DEADLINE, shared.acknowledged()).await;
+                transport.close(link.reason()).await;
+            }
         }
-        drop(requests);
-        // Bytes of streams that were closed in order leave if the peer takes them soon.
-        let _ = tokio::time::timeout(CLOSE_DEADLINE, shared.acknowledged()).await;
-        connection.close(VarInt::from_u32(0), link.reason().as_bytes());
-        let _ = tokio::time::timeout(CLOSE_DEADLINE, endpoint.wait_idle()).await;
+        transport.stopped().await;
+    }
+}
+
+/// Others learn that the link is gone even if its driver was dropped.
+struct EndOnDrop<'a>(&'a Link);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.end("closed");
+    }
+}
+
+impl Transport {
+    pub(super) fn new(connection: Connection, endpoint: Endpoint, tasks: Arc<Owned>) -> Self {
+        Transport { connection, endpoint, tasks }
+    }
+
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Tells the peer.
+    async fn close(&self, reason: &str) {
+        self.connection.close(VarInt::from_u32(0), reason.as_bytes());
+        let _ = tokio::time::timeout(CLOSE_DEADLINE, self.endpoint.wait_idle()).await;
+    }
+
+    /// Waits until the tasks are gone, and with them the socket, but for what streams that are still held have of it.
+    async fn stopped(self) {
+        let tasks = self.tasks.clone();
+        drop(self);
+        tasks.stopped().await;
     }
 }
 
@@ -69,7 +102,6 @@ impl Drop for Transport {
         // Wakes the streams that are still held, if nothing has yet.
         self.connection.close(VarInt::from_u32(0), b"");
         self.tasks.stop();
-        self.link.end("closed");
     }
 }
 

@@ -18,6 +18,12 @@ impl Owned {
         self.lock(JoinSet::abort_all);
     }
 
+    /// Ends the tasks and waits until they are gone.
+    pub(super) async fn stopped(&self) {
+        let mut tasks = self.lock(std::mem::take);
+        tasks.shutdown().await;
+    }
+
     fn lock<T>(&self, f: impl FnOnce(&mut JoinSet<()>) -> T) -> T {
         f(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

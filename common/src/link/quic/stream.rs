@@ -6,8 +6,10 @@ use futures_util::FutureExt as _;
 use quinn::{ReadError, RecvStream, SendStream, VarInt};
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use tokio::sync::Notify;
 
 /// Pieces taken at once, a packet's worth each: 64 KiB together, as much as other links read at once.
 const PIECES: usize = 46;
@@ -21,6 +23,11 @@ const DROPPED: VarInt = VarInt::from_u32(0);
 /// What the streams of a link have in common.
 pub(super) struct Shared {
     link: Link,
+    /// How often bytes were moved, or were to move and could not.
+    moves: AtomicU64,
+    /// Somebody waits for the next move.
+    awaited: AtomicBool,
+    moved: Notify,
     lingering: Mutex<Lingering>,
 }
 
@@ -37,7 +44,36 @@ type Acknowledged = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Shared {
     pub(super) fn new(link: Link) -> Self {
-        Shared { link, lingering: Mutex::default() }
+        Shared {
+            link,
+            moves: AtomicU64::new(0),
+            awaited: AtomicBool::new(false),
+            moved: Notify::new(),
+            lingering: Mutex::default(),
+        }
+    }
+
+    /// How often bytes were moved, or were to move and could not.
+    pub(super) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::SeqCst)
+    }
+
+    /// Resolves when that is no longer `seen`. For one caller. Cancellation safe.
+    pub(super) async fn moved(&self, seen: u64) {
+        loop {
+            self.awaited.store(true, Ordering::SeqCst);
+            if self.moves() != seen {
+                return;
+            }
+            self.moved.notified().await;
+        }
+    }
+
+    fn note_move(&self) {
+        self.moves.fetch_add(1, Ordering::SeqCst);
+        if self.awaited.load(Ordering::SeqCst) && self.awaited.swap(false, Ordering::SeqCst) {
+            self.moved.notify_one();
+        }
     }
 
     /// Resolves when the peer has everything that streams left behind when they were closed in order.
@@ -75,6 +111,7 @@ impl Stream {
     }
 
     fn note_write(&self, written: &Poll<io::Result<usize>>) {
+        self.shared.note_move();
         let traffic = self.shared.link.traffic();
         match written {
             Poll::Pending => traffic.note_waiting(),
@@ -97,6 +134,7 @@ impl MuxStream for Stream {
         };
         let chunk = joined(&mut pieces[..read]);
         self.shared.link.traffic().note_read(chunk.len());
+        self.shared.note_move();
         Poll::Ready(Ok(Some(chunk)))
     }
 

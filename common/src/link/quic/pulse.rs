@@ -1,0 +1,64 @@
+//! Drives the pulse of a direct link; the decisions are those of [`tun_proto::session::pulse`].
+
+use super::congestion::Acknowledged;
+use super::stream::Shared;
+use crate::link::{Health, Link};
+use bytes::Bytes;
+use quinn::{Connection, ConnectionError};
+use std::time::Instant;
+use tokio::time::sleep_until;
+use tun_proto::session::pulse::{Pulse, Sight};
+
+/// The whole content of a pulse: any datagram is acknowledged, and its receiver has no use for it.
+const PULSE: Bytes = Bytes::from_static(&[0]);
+
+/// Watches the path while bytes move on it, and sleeps while none do. Ends with the connection.
+pub(super) async fn watch(
+    connection: &Connection,
+    acknowledged: &Acknowledged,
+    shared: &Shared,
+    link: &Link,
+) -> ConnectionError {
+    let mut pulse = Pulse::new();
+    let mut seen = 0;
+    loop {
+        match pulse.poll_timeout() {
+            None => {
+                shared.moved(seen).await;
+                tracing::trace!(link = link.number(), "pulse begins");
+            }
+            Some(due) => sleep_until(due.into()).await,
+        }
+        let now = Instant::now();
+        let moves = shared.moves();
+        if moves != seen {
+            seen = moves;
+            pulse.handle_activity(now);
+        }
+        let sight = Sight { acknowledgements: acknowledged.count(), round_trip: connection.rtt() };
+        link.note_round_trip(sight.round_trip);
+        if pulse.poll(now, sight)
+            && let Err(quinn::SendDatagramError::ConnectionLost(error)) = connection.send_datagram(PULSE)
+        {
+            return error;
+        }
+        show(link, pulse.is_suspect());
+    }
+}
+
+/// Takes in the peer's pulses. Ends with the connection.
+pub(super) async fn listen(connection: &Connection) -> ConnectionError {
+    loop {
+        if let Err(error) = connection.read_datagram().await {
+            return error;
+        }
+    }
+}
+
+fn show(link: &Link, suspect: bool) {
+    let health = if suspect { Health::Suspect } else { Health::Good };
+    let changed = link.inner.health.send_if_modified(|shown| std::mem::replace(shown, health) != health);
+    if changed {
+        tracing::debug!(link = link.number(), peer = %link.peer(), ?health, "direct path");
+    }
+}
