@@ -311,6 +311,7 @@ impl Site {
     /// Makes the network behind the innermost router.
     fn make_lan(&self) {
         let (router, number) = (&self.routers[0], self.number);
+        router.spare_bridged();
         router.ip_batch(&format!(
             "link add lan type bridge\naddr add 10.0.{number}.1/24 dev lan\nlink set lan up\n"
         ));

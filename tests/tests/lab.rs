@@ -297,3 +297,14 @@ async fn the_internet_is_fast_and_as_slow_as_it_is_told() {
         }
     }
 }
+
+#[test]
+fn a_full_cone_turns_packets_to_its_own_outside_around() {
+    let Some((mut lab, server)) = far() else { return };
+    let site = lab.site(Nat::FullCone);
+    let host = socket_of(&site);
+    let other = site.host().within(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+    let seen = passes(&host, at(SERVER[0]), &server).expect("a packet goes out");
+    assert!(passes(&other, seen, &host).is_some());
+    assert!(passes(&host, seen, &host).is_some());
+}

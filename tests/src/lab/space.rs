@@ -138,6 +138,13 @@ impl Space {
         must(run("ip", &["netns", "exec", &self.name, "sh", "-c", &script], ""));
     }
 
+    /// Keeps the rules for routed packets from bridged ones, where the kernel has that bad habit.
+    pub(super) fn spare_bridged(&self) {
+        let script =
+            "for file in /proc/sys/net/bridge/bridge-nf-call-ip*; do [ ! -e $file ] || echo 0 > $file; done";
+        must(run("ip", &["netns", "exec", &self.name, "sh", "-c", script], ""));
+    }
+
     /// Lets packets pass.
     pub(super) fn forward(&self) {
         self.set("ipv4/ip_forward", 1);
