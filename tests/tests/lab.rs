@@ -293,7 +293,7 @@ async fn the_internet_is_fast_and_as_slow_as_it_is_told() {
         eprintln!("{:.0} Mbit/s", speed * 8e-6);
         match rate {
             Some(rate) => assert!(speed < rate as f64 && speed > rate as f64 / 2.0, "{speed}"),
-            None => assert!(speed > 25e6, "{speed} bytes a second"),
+            None => assert!(speed > 12e6, "{speed} bytes a second"),
         }
     }
 }
