@@ -11,6 +11,7 @@
 
 mod internet;
 mod nat;
+pub mod probe;
 mod space;
 
 pub use internet::{Carried, Cut, End, Internet, Traffic};
