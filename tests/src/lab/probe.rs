@@ -80,12 +80,18 @@ impl Probe {
 
     fn receive(&self, wait: Duration) -> Option<(SocketAddr, [u8; LEN])> {
         let mut buffer = [0; LEN];
-        // No time at all would mean that it waits for ever.
-        self.0.set_read_timeout(Some(wait.max(Duration::from_millis(1)))).expect("it is a duration");
-        match self.0.recv_from(&mut buffer) {
-            Ok((_, from)) => Some((from, buffer)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
-            Err(error) => panic!("a probe cannot receive: {error}"),
+        let deadline = Instant::now() + wait;
+        loop {
+            // No time at all would mean that it waits for ever.
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.0.set_read_timeout(Some(left)).expect("it is a duration");
+            match self.0.recv_from(&mut buffer) {
+                Ok((_, from)) => return Some((from, buffer)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                // Whoever stops and continues this process does that.
+                Err(error) if error.kind() == ErrorKind::Interrupted => (),
+                Err(error) => panic!("a probe cannot receive: {error}"),
+            }
         }
     }
 }
