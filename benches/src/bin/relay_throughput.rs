@@ -1,0 +1,239 @@
+//! What the relay between a visitor and the client of a private service costs, against a public port.
+//!
+//! Starts the real release binaries on this machine: a server, a client that serves one local service both publicly
+//! and privately, and a visitor. The same bytes then cross the public port and the relay in turn, towards the
+//! visitor (down) and towards the service (up). Prints the medians of throughput, the processor time of all programs
+//! for each GiB, and the ratios.
+//!
+//! `cargo run --release -p tun-benches --bin relay_throughput -- --min-ratio 0.8`
+//!
+//! `TUN_TEST_BINARIES=DIR` measures what lies in DIR as it is.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tun_tests::net::{BIND_PORT, Loopback, REMOTE_PORT, SERVICE_PORT};
+use tun_tests::private::{NAME, SECRET, VISIT_PORT};
+use tun_tests::program::{Launch, Program};
+use tun_tests::tunnel::{Proxy, TOKEN, client_config, server_config};
+
+const MIB: u64 = 1 << 20;
+const GIB: f64 = (1u64 << 30) as f64;
+
+/// Bytes of one read or write at the ends.
+const BUFFER: usize = 256 * 1024;
+
+/// Bytes that warm a way up before it is measured: windows have grown then.
+const WARM_UP: u64 = 32 * MIB;
+
+/// Clock ticks a second in which the kernel tells processor time.
+const TICKS: f64 = 100.0;
+
+/// Measures the throughput of the relay against that of a public port.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Rounds; the median of them counts
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// MiB that cross each way in each direction and round
+    #[arg(long, default_value_t = 512)]
+    mib: u64,
+    /// Fail when the relay's throughput is less than so much of a public port's
+    #[arg(long)]
+    min_ratio: Option<f64>,
+}
+
+/// Where bytes go, seen from the visitor.
+#[derive(Debug, Clone, Copy)]
+enum Direction {
+    Down,
+    Up,
+}
+
+/// What one transfer took.
+#[derive(Debug, Clone, Copy)]
+struct Cost {
+    mib_per_second: f64,
+    processor_seconds_per_gib: f64,
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    let (server, client) = executables()?;
+    let net = Loopback::claim();
+    let service = net.at(SERVICE_PORT);
+    let listener = TcpListener::bind(service).await?;
+    tokio::spawn(serve(listener));
+
+    let server = Launch::of("tuns", server).config(&server_config(&net, "")).start();
+    server.line("listening on").await;
+    let public = Proxy { name: "public".to_owned(), local: service, remote_port: REMOTE_PORT };
+    let private = format!(
+        "[[proxies]]\nname = \"{NAME}\"\ntype = \"stcp\"\nsecretKey = \"{SECRET}\"\nlocalIP = \"{}\"\nlocalPort = {}\n",
+        service.ip(),
+        service.port()
+    );
+    let config = client_config(net.at(BIND_PORT), "", &[public]) + &private;
+    let serving = Launch::of("tunc serving", &client).config(&config).start();
+    serving.nth("start proxy success", 2).await;
+    let visit_address = net.at(VISIT_PORT);
+    let visiting = Launch::of("tunc visit", &client)
+        .env("TUN_TOKEN", TOKEN)
+        .env("TUN_SECRET", SECRET)
+        .args(["visit", NAME, "-s", &net.at(BIND_PORT).to_string(), "--bind", &visit_address.to_string()])
+        .start();
+    visiting.line("start visitor success").await;
+
+    let programs = [&server, &serving, &visiting];
+    let ways = [("public port", net.at(REMOTE_PORT)), ("relay", visit_address)];
+    let mut worst: f64 = f64::INFINITY;
+    for direction in [Direction::Down, Direction::Up] {
+        let mut costs = [Vec::new(), Vec::new()];
+        for (_, address) in ways {
+            transfer(address, direction, WARM_UP).await?;
+        }
+        for _ in 0..args.rounds {
+            for (way, costs) in ways.iter().zip(&mut costs) {
+                costs.push(measure(&programs, way.1, direction, args.mib * MIB).await?);
+            }
+        }
+        let [public, relay] = costs.map(|costs| median(&costs));
+        for ((name, _), cost) in ways.iter().zip([public, relay]) {
+            let Cost { mib_per_second, processor_seconds_per_gib } = cost;
+            println!(
+                "{direction:?} {name}: {mib_per_second:.0} MiB/s, {processor_seconds_per_gib:.2} CPU s per GiB"
+            );
+        }
+        let ratio = relay.mib_per_second / public.mib_per_second;
+        let processor = relay.processor_seconds_per_gib / public.processor_seconds_per_gib;
+        println!(
+            "{direction:?}: the relay brings {ratio:.2} of the throughput for {processor:.2} of the CPU time"
+        );
+        worst = worst.min(ratio);
+    }
+    if let Some(min) = args.min_ratio.filter(|&min| worst < min) {
+        println!("the relay brings {worst:.2} of a public port's throughput, less than the {min:.2} it must");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The server and the client to measure.
+fn executables() -> Result<(PathBuf, PathBuf)> {
+    if let Some(dir) = std::env::var_os("TUN_TEST_BINARIES") {
+        let dir = Path::new(&dir);
+        return Ok((dir.join("tuns"), dir.join("tunc")));
+    }
+    let mut built = tun_tests::binaries::build(true);
+    let mut program = |name: &str| built.remove(name).with_context(|| format!("cargo built no {name}"));
+    Ok((program("tuns")?, program("tunc")?))
+}
+
+async fn measure(
+    programs: &[&Program],
+    address: SocketAddr,
+    direction: Direction,
+    bytes: u64,
+) -> Result<Cost> {
+    let before = processor_seconds(programs)?;
+    let started = Instant::now();
+    transfer(address, direction, bytes).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    let spent = processor_seconds(programs)? - before;
+    Ok(Cost {
+        mib_per_second: bytes as f64 / MIB as f64 / seconds,
+        processor_seconds_per_gib: spent * GIB / bytes as f64,
+    })
+}
+
+fn median(costs: &[Cost]) -> Cost {
+    let middle = |of: fn(&Cost) -> f64| {
+        let mut values: Vec<f64> = costs.iter().map(of).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    };
+    Cost {
+        mib_per_second: middle(|cost| cost.mib_per_second),
+        processor_seconds_per_gib: middle(|cost| cost.processor_seconds_per_gib),
+    }
+}
+
+/// Processor time that the programs have taken so far, in user and kernel mode.
+fn processor_seconds(programs: &[&Program]) -> Result<f64> {
+    let mut ticks = 0;
+    for program in programs {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", program.pid()))?;
+        // The name in parentheses may contain anything; user and system time are the 12th and 13th field behind it.
+        let (_, fields) = stat.rsplit_once(") ").context("a process without a name")?;
+        for field in fields.split(' ').skip(11).take(2) {
+            ticks += field.parse::<u64>()?;
+        }
+    }
+    Ok(ticks as f64 / TICKS)
+}
+
+/// Sends or receives `bytes` over a new connection, and waits until all of them have arrived.
+async fn transfer(address: SocketAddr, direction: Direction, bytes: u64) -> Result<()> {
+    let mut stream = TcpStream::connect(address).await?;
+    match direction {
+        Direction::Down => {
+            stream.write_u64(bytes).await?;
+            let received = drain(&mut stream).await?;
+            ensure!(received == bytes, "{received} bytes arrived instead of {bytes}");
+        }
+        Direction::Up => {
+            stream.write_u64(0).await?;
+            send(&mut stream, bytes).await?;
+            stream.shutdown().await?;
+            let received = stream.read_u64().await?;
+            ensure!(received == bytes, "{received} bytes arrived instead of {bytes}");
+        }
+    }
+    Ok(())
+}
+
+/// The local service: sends as many bytes as it is asked for, or counts what it gets.
+async fn serve(listener: TcpListener) -> Result<()> {
+    loop {
+        let (mut stream, _) = listener.accept().await?;
+        tokio::spawn(async move {
+            match stream.read_u64().await? {
+                0 => {
+                    let received = drain(&mut stream).await?;
+                    stream.write_u64(received).await?;
+                }
+                bytes => send(&mut stream, bytes).await?,
+            }
+            anyhow::Ok(())
+        });
+    }
+}
+
+async fn send(stream: &mut TcpStream, bytes: u64) -> Result<()> {
+    let buffer = vec![0x5a; BUFFER];
+    let mut left = bytes;
+    while left > 0 {
+        let n = left.min(BUFFER as u64);
+        stream.write_all(&buffer[..n as usize]).await?;
+        left -= n;
+    }
+    Ok(())
+}
+
+async fn drain(stream: &mut TcpStream) -> Result<u64> {
+    let mut buffer = vec![0; BUFFER];
+    let mut received = 0;
+    loop {
+        match stream.read(&mut buffer).await? {
+            0 => return Ok(received),
+            n => received += n as u64,
+        }
+    }
+}
