@@ -5,6 +5,7 @@ mod measure;
 mod report;
 
 use crate::p2p::interfaces::{anywhere, source_address};
+use crate::p2p::portmap;
 use report::{Family, Report};
 use std::io::Write;
 use std::net::SocketAddr;
@@ -57,11 +58,12 @@ async fn discover(question: &Question) -> anyhow::Result<Report> {
         .map_err(|error| anyhow::anyhow!("the address of {server} cannot be found: {error}"))?
         .collect();
     let of_family = |v4: bool| addresses.iter().copied().find(|address| address.is_ipv4() == v4);
-    let (ipv4, ipv6) = tokio::join!(
+    let (ipv4, ipv6, mapping) = tokio::join!(
         family(of_family(true), true, question.lifetime),
         family(of_family(false), false, question.lifetime),
+        portmap::probe(),
     );
-    let mut report = Report { server, ipv4, ipv6, tcp: None };
+    let mut report = Report { server, ipv4, ipv6, mapping, tcp: None };
     if !report.is_reachable() {
         let connect = tokio::time::timeout(TCP_PATIENCE, TcpStream::connect((host.as_str(), *port)));
         report.tcp = Some(matches!(connect.await, Ok(Ok(_))));

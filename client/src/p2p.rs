@@ -9,6 +9,7 @@ pub(crate) mod gather;
 pub(crate) mod initiator;
 pub(crate) mod interfaces;
 pub(crate) mod netwatch;
+pub(crate) mod portmap;
 pub(crate) mod responder;
 pub(crate) mod servers;
 

@@ -1,6 +1,7 @@
 //! What was measured, in words and as JSON.
 
 use super::lifetime::Lifetime;
+use crate::p2p::portmap::{Offers, is_public};
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -12,6 +13,8 @@ pub(super) struct Report {
     pub(super) server: String,
     pub(super) ipv4: Family,
     pub(super) ipv6: Family,
+    /// What the router offers; `None` without one.
+    pub(super) mapping: Option<Offers>,
     /// Whether the server answers over TCP; asked only if it does not over UDP.
     pub(super) tcp: Option<bool>,
 }
@@ -67,6 +70,8 @@ impl Report {
                 line(&mut text, "NAT", family.why_not());
             }
         }
+        let _ = writeln!(text, "\nRouter");
+        line(&mut text, "port mapping", mapping(self.mapping));
         if let Some(verdict) = self.blocked() {
             let _ = writeln!(text, "\n{verdict}");
         }
@@ -79,6 +84,12 @@ impl Report {
             "reachable": self.is_reachable(),
             "ipv4": family_json(&self.ipv4),
             "ipv6": family_json(&self.ipv6),
+            "portMapping": {
+                "pcp": self.mapping.and_then(|offers| offers.pcp),
+                "natPMP": self.mapping.and_then(|offers| offers.nat_pmp),
+                "upnp": self.mapping.and_then(|offers| offers.upnp),
+                "meaning": mapping(self.mapping),
+            },
         });
         if let Some(tcp) = self.tcp {
             value["reachableOverTCP"] = tcp.into();
@@ -188,6 +199,26 @@ fn lived(lifetime: Option<Lifetime>) -> String {
         Some(below) => format!("silent mappings live {at_least} s and are gone after {} s", below.as_secs()),
         None => format!("silent mappings live {at_least} s and more"),
     }
+}
+
+fn mapping(offers: Option<Offers>) -> String {
+    let Some(Offers { pcp, nat_pmp, upnp }) = offers else {
+        return "none: this machine has no IPv4 router".to_owned();
+    };
+    let offers = [("PCP", pcp), ("NAT-PMP", nat_pmp), ("UPnP", upnp)];
+    let offers: Vec<(&str, IpAddr)> =
+        offers.into_iter().filter_map(|(name, address)| Some((name, address?))).collect();
+    if offers.is_empty() {
+        return "none: the router opens no ports on request (PCP, NAT-PMP, UPnP)".to_owned();
+    }
+    let list: Vec<String> = offers.iter().map(|(name, address)| format!("{name} ({address})")).collect();
+    let meaning = match offers.iter().any(|(_, address)| is_public(*address)) {
+        true => "the router opens ports on request, so that every peer can send here directly",
+        false => {
+            "the router opens ports on request, but its own address is not public: another NAT follows, so that does not help"
+        }
+    };
+    format!("{}: {meaning}", list.join(", "))
 }
 
 /// The names that people know.
@@ -309,7 +340,8 @@ mod tests {
         };
         let tcp = findings.is_none().then_some(true);
         let ipv6 = Family { local: None, server: None, result: None, lifetime: None };
-        Report { server: "example.com:7000".to_owned(), ipv4: family(Some(Ok(findings))), ipv6, tcp }
+        let mapping = None;
+        Report { server: "example.com:7000".to_owned(), ipv4: family(Some(Ok(findings))), ipv6, mapping, tcp }
     }
 
     #[test]
@@ -361,5 +393,21 @@ mod tests {
         let easy = Measured::Is(Behaviour::EndpointIndependent);
         assert!(report(Some(findings(easy, easy, "100.64.0.9:1"))).text().contains("another NAT follows"));
         assert!(!report(Some(findings(easy, easy, "198.51.100.1:1"))).text().contains("another NAT follows"));
+    }
+
+    #[test]
+    fn what_the_router_offers_is_said_with_what_it_is_good_for() {
+        let mut report = report(None);
+        assert!(report.text().contains("port mapping   none: this machine has no IPv4 router"));
+        report.mapping = Some(Offers::default());
+        assert!(report.text().contains("none: the router opens no ports on request"));
+        report.mapping = Some(Offers { nat_pmp: Some([100, 64, 0, 9].into()), ..Offers::default() });
+        assert!(report.text().contains("NAT-PMP (100.64.0.9): the router opens ports on request, but"));
+        let public = Some([198, 51, 100, 9].into());
+        report.mapping = Some(Offers { pcp: public, upnp: public, nat_pmp: None });
+        assert!(report.text().contains("PCP (198.51.100.9), UPnP (198.51.100.9): the router opens ports"));
+        let value: Value = serde_json::from_str(&report.json()).unwrap();
+        assert_eq!(value["portMapping"]["pcp"], "198.51.100.9");
+        assert_eq!(value["portMapping"]["natPMP"], Value::Null);
     }
 }
