@@ -6,7 +6,9 @@ use crate::dial::{self, DialError, Dialled};
 use crate::p2p::Surroundings;
 use crate::peers::Peers;
 use crate::settings::Settings;
-use crate::visit::{self, Request, VisitError, Visitor, listen, stdio};
+use crate::visit::fallback::Fallback;
+use crate::visit::status::VisitStatus;
+use crate::visit::{self, Request, Timing, VisitError, Visitor, display, listen, stdio};
 use anyhow::Context;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tun_common::config::{ClientConfig, VisitorConfig};
 use tun_common::lifecycle::Tasks;
+use tun_common::log::StatusLine;
 use tun_common::session::{Outcome, Session};
 use tun_common::shutdown::Shutdown;
 use tun_proto::backoff::Backoff;
@@ -52,23 +55,31 @@ pub(crate) async fn run(config: &ClientConfig) -> Result<(), Exit> {
     if config.proxies.is_empty() && config.visitors.is_empty() {
         tracing::warn!("the configuration names no proxy to serve");
     }
-    for visitor in &config.visitors {
-        client.listen(visitor, None)?;
-    }
+    // Held to the end: visitors run although nobody can reach them at the moment.
+    let _visitors = client.start_visitors(&config.visitors)?;
     client.finish(client.run().await).await
 }
 
 /// Visits one proxy: over a local port until told to stop, or over standard input and output until that connection ends.
-pub(crate) async fn visit(config: &ClientConfig, over_stdio: bool) -> Result<(), Exit> {
+/// With a `line` it shows how the visit is doing.
+pub(crate) async fn visit(
+    config: &ClientConfig,
+    over_stdio: bool,
+    line: Option<StatusLine>,
+) -> Result<(), Exit> {
     let client = Client::new(config)?;
     let (refused, mut refusals) = mpsc::channel(1);
     let connection = async {
         for visitor in &config.visitors {
+            let (requests, receiver) = mpsc::channel(visit::BACKLOG);
+            let status = client.visitor(visitor, receiver, None, Some(refused.clone()));
             if over_stdio {
-                let requests = client.visitor(visitor, Some(refused.clone()));
                 return Ok(stdio::connect(requests).await);
             }
-            client.listen(visitor, Some(refused.clone()))?;
+            if let Some(line) = &line {
+                client.tasks.spawn(display::show(line.clone(), visitor.server_name.clone(), status));
+            }
+            client.listen(visitor, requests)?;
         }
         std::future::pending::<Result<_, Exit>>().await
     };
@@ -112,33 +123,53 @@ impl Client {
         Ok(Client { settings, backends, server: watch::Sender::new(None), surroundings, tasks, shutdown })
     }
 
-    /// Starts a visitor; returns where connections are handed to it.
+    /// Starts all visitors; returns where connections are handed to them.
+    fn start_visitors(&self, configs: &[VisitorConfig]) -> Result<Vec<mpsc::Sender<Request>>, Exit> {
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            configs.iter().map(|_| mpsc::channel(visit::BACKLOG)).unzip();
+        for ((config, requests), receiver) in configs.iter().zip(&senders).zip(receivers) {
+            let fallback = config.xtcp().and_then(|xtcp| xtcp.fallback.as_ref()).and_then(|fallback| {
+                let index = configs.iter().position(|other| other.name == fallback.to)?;
+                let requests = senders[index].clone();
+                Some(Fallback { to: fallback.to.clone(), requests, timeout: fallback.timeout })
+            });
+            self.visitor(config, receiver, fallback, None);
+            self.listen(config, requests.clone())?;
+        }
+        Ok(senders)
+    }
+
+    /// Starts a visitor; returns how it is doing.
     fn visitor(
         &self,
         config: &VisitorConfig,
+        requests: mpsc::Receiver<Request>,
+        fallback: Option<Fallback>,
         refused: Option<mpsc::Sender<VisitError>>,
-    ) -> mpsc::Sender<Request> {
-        let (requests, receiver) = mpsc::channel(visit::BACKLOG);
+    ) -> watch::Receiver<VisitStatus> {
+        let (status, watched) = watch::channel(VisitStatus::default());
         let visitor = Visitor {
             config: config.clone(),
             settings: self.settings.clone(),
+            timing: Timing::default(),
             server: self.server.subscribe(),
             surroundings: self.surroundings.clone(),
             tasks: self.tasks.child(),
             shutdown: self.shutdown.clone(),
+            fallback,
             refused,
+            status,
         };
-        self.tasks.spawn(visitor.run(receiver));
-        requests
+        self.tasks.spawn(visitor.run(requests));
+        watched
     }
 
-    /// Starts a visitor with a local port, if it is to have one.
-    fn listen(&self, config: &VisitorConfig, refused: Option<mpsc::Sender<VisitError>>) -> Result<(), Exit> {
+    /// Gives a visitor its local port, if it is to have one.
+    fn listen(&self, config: &VisitorConfig, requests: mpsc::Sender<Request>) -> Result<(), Exit> {
         let Some(port) = config.bind_port else { return Ok(()) };
         let listener = listen::bind(&config.bind_addr, port)
             .with_context(|| format!("[{}] start visitor error", config.name))?;
         let address = listener.local_addr().context("the visitor's port")?;
-        let requests = self.visitor(config, refused);
         tracing::info!("[{}] start visitor success, listening on {address}", config.name);
         self.tasks.spawn(listen::serve(config.name.clone(), listener, requests));
         Ok(())

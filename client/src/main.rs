@@ -17,16 +17,18 @@ use cli::Invocation;
 use std::io::Write;
 use std::process::ExitCode;
 use tun_common::config::{ClientConfig, Loaded};
-use tun_common::log;
+use tun_common::log::{self, StatusLine};
 
 /// The server refused the client: a wrong token, another version.
 const EXIT_REFUSED: u8 = 3;
 
 fn main() -> ExitCode {
     let text = match cli::parse() {
-        Invocation::Run { config, verbose } => return run(&config, verbose, app::run(&config.config)),
+        Invocation::Run { config, verbose } => {
+            return run(&config, verbose, false, |_| app::run(&config.config));
+        }
         Invocation::Visit { config, stdio, verbose } => {
-            return run(&config, verbose, app::visit(&config.config, stdio));
+            return run(&config, verbose, !stdio, |line| app::visit(&config.config, stdio, line));
         }
         Invocation::Verify { path, warnings } => {
             for warning in warnings {
@@ -42,12 +44,14 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn run(
+/// Runs a program to its end; it gets a status line if there may be one and the terminal has room for it.
+fn run<P: Future<Output = Result<(), Exit>>>(
     loaded: &Loaded<ClientConfig>,
     verbose: bool,
-    program: impl Future<Output = Result<(), Exit>>,
+    status: bool,
+    program: impl FnOnce(Option<StatusLine>) -> P,
 ) -> ExitCode {
-    let result = serve(loaded, program);
+    let result = serve(loaded, status, program);
     let Err(exit) = result else { return ExitCode::SUCCESS };
     eprintln!("tunc: {exit:#}");
     if verbose {
@@ -63,14 +67,21 @@ fn run(
     }
 }
 
-fn serve(loaded: &Loaded<ClientConfig>, program: impl Future<Output = Result<(), Exit>>) -> Result<(), Exit> {
-    let guard = log::init(&loaded.config.log).map_err(anyhow::Error::from)?;
+fn serve<P: Future<Output = Result<(), Exit>>>(
+    loaded: &Loaded<ClientConfig>,
+    status: bool,
+    program: impl FnOnce(Option<StatusLine>) -> P,
+) -> Result<(), Exit> {
+    let config = &loaded.config.log;
+    let log =
+        if status { log::init_with_status(config) } else { log::init(config).map(|guard| (guard, None)) };
+    let (guard, line) = log.map_err(anyhow::Error::from)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from)?;
-    let result = runtime.block_on(program);
+    let result = runtime.block_on(program(line));
     runtime.shutdown_background();
     drop(guard);
     result

@@ -14,6 +14,7 @@ pub(crate) mod responder;
 pub(crate) mod servers;
 
 use netwatch::NetWatch;
+use portmap::PortMapper;
 use servers::StunServers;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,13 +27,15 @@ pub(crate) struct Surroundings {
     pub(crate) stun: StunServers,
     /// Whether this machine has moved.
     pub(crate) network: NetWatch,
+    /// Own the mappings that routers granted.
+    tasks: Tasks,
 }
 
 impl Surroundings {
     /// Watches until the group of tasks is stopped.
     pub(crate) fn new(config: &ClientConfig, tasks: &Tasks) -> Self {
         let stun = StunServers::new(config.nat_hole_stun_server.clone());
-        Surroundings { stun, network: NetWatch::start(tasks) }
+        Surroundings { stun, network: NetWatch::start(tasks), tasks: tasks.child() }
     }
 }
 
@@ -42,6 +45,8 @@ pub(crate) struct Search {
     pub(crate) options: gather::Options,
     /// Whether many ports may be tried.
     pub(crate) spray: bool,
+    /// Asks the router for ports.
+    pub(crate) mapper: PortMapper,
 }
 
 impl Search {
@@ -51,7 +56,8 @@ impl Search {
             addresses: config.addresses.clone(),
             port: config.port,
         };
-        Search { surroundings, options, spray: config.spray }
+        let mapper = PortMapper::new(config.port_mapping, surroundings.tasks.clone());
+        Search { surroundings, options, spray: config.spray, mapper }
     }
 }
 

@@ -1,36 +1,44 @@
 //! One visitor: connections made here reach a private proxy of another client.
 //!
 //! All connections share one session with that client. Its link runs inside a stream that the server relays; when that is
-//! lost (with the server, say), the visitor makes another, and the open connections go on over it.
+//! lost (with the server, say), the visitor makes another, and the open connections go on over it. Connections that come
+//! while there is no link may be handed to another visitor.
 
+pub(crate) mod display;
+pub(crate) mod fallback;
 pub(crate) mod listen;
+mod peer_session;
+pub(crate) mod status;
 pub(crate) mod stdio;
+#[cfg(test)]
+mod tests;
 
 use crate::dial;
-use crate::p2p::initiator::Initiator;
-use crate::p2p::{PathState, Search, Surroundings};
+use crate::p2p::{PathState, Surroundings};
 use crate::settings::Settings;
 use bytes::{Bytes, BytesMut};
+use fallback::{Fallback, Waiting};
+use peer_session::Peer;
+use status::{VisitState, VisitStatus};
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use tun_common::config::VisitorConfig;
 use tun_common::lifecycle::Tasks;
-use tun_common::link::{Link, LinkKind, NewLink, Side, heartbeat};
+use tun_common::link::{Link, LinkKind, NewLink, Side};
 use tun_common::peer::{self, PeerError};
 use tun_common::random;
-use tun_common::session::{Handler, Local, Outcome, Session, refusal};
+use tun_common::session::{Local, Outcome, Session, refusal};
 use tun_common::shutdown::Shutdown;
 use tun_proto::backoff::Backoff;
 use tun_proto::limits::{HANDSHAKE_DEADLINE, RESUME_WINDOW};
 use tun_proto::session::pairing::{PairingError, PeerHello};
 use tun_proto::wire::control::StreamMeta;
 use tun_proto::wire::relay::Refusal;
-use tun_proto::wire::stream::ResetCode;
 
 /// Connections that one visitor may have open.
 const MAX_STREAMS: usize = 16 * 1024;
@@ -68,147 +76,199 @@ pub(crate) enum VisitError {
 
 type Approach = Pin<Box<dyn Future<Output = Result<NewLink, VisitError>> + Send>>;
 
+/// How long a session with the proxy's client is kept without a connection: as long as carriers' NATs tend to keep a
+/// path that is idle, so that a user's pauses cost no new meeting.
+const IDLE: Duration = Duration::from_secs(300);
+
 /// The visitor's task.
 pub(crate) struct Visitor {
     pub(crate) config: VisitorConfig,
     pub(crate) settings: Arc<Settings>,
+    pub(crate) timing: Timing,
     /// The session with the server, while there is one.
     pub(crate) server: watch::Receiver<Option<Session>>,
     pub(crate) surroundings: Arc<Surroundings>,
     pub(crate) tasks: Tasks,
     pub(crate) shutdown: Shutdown,
+    /// Who takes the connections while the proxy's client cannot be met.
+    pub(crate) fallback: Option<Fallback>,
     /// Told that the proxy cannot be visited, by a program that has nothing else to do.
     pub(crate) refused: Option<mpsc::Sender<VisitError>>,
+    /// What whoever watches sees.
+    pub(crate) status: watch::Sender<VisitStatus>,
 }
 
-/// The session with the proxy's client.
-struct Peer {
-    session: Session,
-    links: watch::Receiver<usize>,
-    next_link: Arc<AtomicU32>,
-    linkless_since: Option<Instant>,
-    /// It had a link before.
+/// How patient a visitor is.
+#[derive(Debug, Clone)]
+pub(crate) struct Timing {
+    /// How long a connection waits for the other client to answer for the first time.
+    pub(crate) patience: Duration,
+    /// After this long without a connection its session ends, unless it is to be kept.
+    pub(crate) idle: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing { patience: PATIENCE, idle: IDLE }
+    }
+}
+
+/// A visitor at work.
+struct Visit {
+    visitor: Visitor,
+    /// The session with the proxy's client, while there is one.
+    peer: Option<Peer>,
+    approach: Option<Approach>,
+    backoff: Backoff,
+    /// No approach before.
+    pause: Option<Instant>,
+    /// There was such a proxy, and this was its secret.
     met: bool,
+    /// The last approach found nobody.
+    absent: bool,
+    /// A connection came since, and went elsewhere.
+    wanted: bool,
+    /// Connections that may still go elsewhere.
+    waiting: Waiting,
 }
 
 enum Event {
     Request(Request),
+    Unused,
     Approached(Result<NewLink, VisitError>),
     Links(usize),
+    Streams(usize),
+    Path,
     TimeToTry,
     TimeIsOver,
+    Idle,
+    WaitIsOver,
     Stop,
 }
 
 impl Visitor {
     /// Serves requests until nobody can make one any more.
     pub(crate) async fn run(self, mut requests: mpsc::Receiver<Request>) {
-        let mut peer: Option<Peer> = None;
-        let mut approach: Option<Approach> = None;
-        let mut backoff = dial::backoff();
-        let mut pause: Option<Instant> = None;
-        // There was such a proxy, and this was its secret.
-        let mut met = false;
+        let mut visit = Visit {
+            visitor: self,
+            peer: None,
+            approach: None,
+            backoff: dial::backoff(),
+            pause: None,
+            met: false,
+            absent: false,
+            wanted: false,
+            waiting: Waiting::default(),
+        };
         loop {
-            let over = peer.as_ref().and_then(|peer| peer.linkless_since).map(|since| since + RESUME_WINDOW);
-            let event = tokio::select! {
-                request = requests.recv() => match request {
-                    Some(request) => Event::Request(request),
-                    None => return,
-                },
-                result = pending_or(&mut approach) => Event::Approached(result),
-                count = changed(&mut peer) => Event::Links(count),
-                () = sleep_until(pause.unwrap_or_else(Instant::now).into()), if pause.is_some() => Event::TimeToTry,
-                () = sleep_until(over.unwrap_or_else(Instant::now).into()), if over.is_some() => Event::TimeIsOver,
-                () = self.shutdown.asked() => Event::Stop,
-            };
-            match event {
-                Event::Request(request) => {
-                    let peer = peer.get_or_insert_with(|| self.begin());
-                    self.open(&peer.session, request);
-                }
-                Event::Links(0) => {
-                    if let Some(peer) = &mut peer {
-                        peer.linkless_since.get_or_insert_with(Instant::now);
-                        tracing::warn!("[{}] the way to its client was lost", self.config.server_name);
-                    }
-                }
-                Event::Links(_) => {}
-                Event::TimeToTry => pause = None,
-                Event::Stop => {
-                    // The link to the proxy's client goes last, since everything open crosses it.
-                    if let Some(peer) = &peer {
-                        peer.session.drained(0).await;
-                    }
-                    return;
-                }
-                Event::TimeIsOver => self.give_up(&mut peer, "its client did not come back"),
-                Event::Approached(result) => {
-                    approach = None;
-                    match (result, &mut peer) {
-                        (Ok(new), Some(peer)) => {
-                            backoff.reset();
-                            met = true;
-                            self.add_link(peer, new);
-                        }
-                        (Ok(_), None) => {}
-                        // After a restart of the server its client may be later than this one: what is open waits.
-                        (Err(VisitError::NotThere), Some(peer)) if peer.met => {
-                            pause = Some(
-                                Instant::now() + self.try_again(&mut backoff, "its client is not there"),
-                            );
-                        }
-                        // The direct link needs no other.
-                        (Err(_), Some(peer)) if !peer.session.links().is_empty() => {
-                            pause = Some(Instant::now() + backoff.next_pause());
-                        }
-                        (Err(VisitError::Failed(reason)), _) => {
-                            pause = Some(Instant::now() + self.try_again(&mut backoff, &reason));
-                        }
-                        (Err(error), _) => {
-                            tracing::error!("[{}] cannot be visited: {error}", self.config.server_name);
-                            // Told first: the end of the connections, which follows from it, is not the reason. A proxy
-                            // that was there before may come back.
-                            let is_final = !met || matches!(error, VisitError::Refused);
-                            if let Some(refused) = self.refused.as_ref().filter(|_| is_final) {
-                                let _ = refused.try_send(error);
-                            }
-                            self.give_up(&mut peer, "refused");
-                            pause = Some(Instant::now() + backoff.next_pause());
-                        }
-                    }
-                }
-            }
-            if approach.is_none()
-                && pause.is_none()
-                && let Some(peer) = peer.as_mut().filter(|peer| peer.needs_link())
-            {
-                approach = Some(self.approach(peer));
+            visit.seek();
+            let event = visit.next(&mut requests).await;
+            if visit.handle(event).await.is_break() {
+                return;
             }
         }
     }
 
-    /// The pause until the next attempt; only the first failure is worth a line.
-    fn try_again(&self, backoff: &mut Backoff, reason: &str) -> Duration {
-        if backoff.attempts() == 0 {
-            tracing::warn!("[{}] {reason}; trying again", self.config.server_name);
+    fn keeps(&self) -> bool {
+        self.config.xtcp().is_some_and(|xtcp| xtcp.keep_tunnel_open)
+    }
+}
+
+impl Visit {
+    async fn next(&mut self, requests: &mut mpsc::Receiver<Request>) -> Event {
+        let over = self.peer.as_ref().and_then(|peer| peer.linkless_since).map(|since| since + RESUME_WINDOW);
+        let idle = self.idle_deadline();
+        let visitor = &self.visitor;
+        tokio::select! {
+            request = requests.recv(), if !self.waiting.is_full() => request.map_or(Event::Unused, Event::Request),
+            result = pending_or(&mut self.approach) => Event::Approached(result),
+            event = peer_session::changed(&mut self.peer) => event,
+            () = at(self.pause) => Event::TimeToTry,
+            () = at(over) => Event::TimeIsOver,
+            () = at(idle) => Event::Idle,
+            () = at(self.waiting.deadline()) => Event::WaitIsOver,
+            () = visitor.shutdown.asked() => Event::Stop,
         }
-        backoff.next_pause()
     }
 
-    fn begin(&self) -> Peer {
-        let (session, _) =
-            Session::new(random::id(), Arc::new(NothingIncoming), MAX_STREAMS, self.tasks.child());
-        let links = session.watch_links();
-        Peer { session, links, next_link: Arc::default(), linkless_since: None, met: false }
+    async fn handle(&mut self, event: Event) -> ControlFlow<()> {
+        match event {
+            Event::Request(request) => self.handle_request(request).await,
+            Event::Approached(result) => {
+                self.approach = None;
+                self.handle_approached(result).await;
+            }
+            Event::Links(0) => self.handle_link_lost(),
+            Event::Links(_) => {}
+            Event::Streams(count) => {
+                if let Some(peer) = &mut self.peer {
+                    peer.idle_since = (count == 0).then(Instant::now);
+                }
+            }
+            Event::Path => self.publish_way(),
+            Event::TimeToTry => self.pause = None,
+            Event::TimeIsOver => self.give_up("its client did not come back"),
+            // A connection may have come in the same moment.
+            Event::Idle if self.streams() > 0 => {}
+            Event::Idle => {
+                tracing::info!("[{}] not used any more, leaving its client", self.proxy());
+                self.approach = None;
+                self.give_up("not used any more");
+            }
+            Event::WaitIsOver => {
+                let due = self.waiting.take_due(Instant::now());
+                self.hand_over(due, "its client does not answer").await;
+            }
+            Event::Unused => return ControlFlow::Break(()),
+            Event::Stop => {
+                // The link to the proxy's client goes last, since everything open crosses it.
+                if let Some(peer) = &self.peer {
+                    peer.session.drained(0).await;
+                }
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
     }
 
-    fn open(&self, session: &Session, request: Request) {
+    /// Approaches the proxy's client, if there is a reason to and nothing against it.
+    fn seek(&mut self) {
+        let wanted = self.streams() > 0 || self.wanted || !self.waiting.is_empty() || self.visitor.keeps();
+        if !wanted || self.approach.is_some() || self.pause.is_some() || self.is_relayed() {
+            return;
+        }
+        self.wanted = false;
+        let peer = self.peer.get_or_insert_with(|| Peer::begin(self.visitor.tasks.child()));
+        let hello = peer.next_hello(self.visitor.settings.heartbeat_interval);
+        let Visitor { settings, config, server, .. } = &self.visitor;
+        let (settings, config, server) = (settings.clone(), config.clone(), server.clone());
+        self.approach = Some(Box::pin(async move { approach(&settings, &config, server, hello).await }));
+        if !self.absent && self.backoff.attempts() == 0 && !self.is_linked() {
+            self.publish(VisitState::Connecting { reason: None });
+        }
+    }
+
+    async fn handle_request(&mut self, request: Request) {
+        let Some(fallback) = self.visitor.fallback.as_ref().filter(|_| !self.is_linked()) else {
+            return self.open(request);
+        };
+        if self.absent && self.pause.is_some() {
+            self.wanted = true;
+            self.hand_over(vec![request], "its client is not there").await;
+        } else {
+            self.waiting.push(request, Instant::now() + fallback.timeout);
+        }
+    }
+
+    fn open(&mut self, request: Request) {
         let Request { local, source, ended } = request;
-        let meta = StreamMeta::Proxy { name: self.config.server_name.clone(), source };
+        let meta = StreamMeta::Proxy { name: self.proxy().to_owned(), source };
         let meta = Bytes::from(serde_json::to_vec(&meta).unwrap_or_default());
-        let Some(pump) = session.open(random::id(), meta, local, Some(PATIENCE)) else {
-            tracing::warn!("[{}] connection refused: {MAX_STREAMS} are open", self.config.server_name);
+        let peer = self.peer.get_or_insert_with(|| Peer::begin(self.visitor.tasks.child()));
+        let session = &peer.session;
+        let patience = self.visitor.timing.patience;
+        let Some(pump) = session.open(random::id(), meta, local, Some(patience)) else {
+            tracing::warn!("[{}] connection refused: {MAX_STREAMS} are open", self.proxy());
             return;
         };
         session.tasks().spawn_to_end(async move {
@@ -219,67 +279,143 @@ impl Visitor {
         });
     }
 
-    fn approach(&self, peer: &mut Peer) -> Approach {
-        let hello = PeerHello {
-            session: peer.session.id(),
-            link: peer.next_link.fetch_add(1, Ordering::Relaxed),
-            heartbeat_ms: u32::try_from(self.settings.heartbeat_interval.as_millis()).unwrap_or(u32::MAX),
-        };
-        let (settings, config, server) = (self.settings.clone(), self.config.clone(), self.server.clone());
-        Box::pin(async move { approach(&settings, &config, server, hello).await })
-    }
-
-    fn add_link(&self, peer: &mut Peer, new: NewLink) {
-        let link = new.link.clone();
-        let session = &peer.session;
-        session.tasks().spawn(heartbeat::ask(
-            link,
-            self.settings.heartbeat_interval,
-            self.settings.heartbeat_timeout,
-            Arc::new(Notify::new()),
-            session.link_events(),
-        ));
-        session.add_link(new, |_, _| {});
-        peer.links.mark_unchanged();
-        peer.linkless_since = None;
-        let met = std::mem::replace(&mut peer.met, true);
-        if let Some(xtcp) = self.config.xtcp().filter(|_| !met) {
-            let initiator = Initiator {
-                session: session.clone(),
-                name: self.config.server_name.clone(),
-                tls: self.settings.peer_tls.clone(),
-                search: Arc::new(Search::new(self.surroundings.clone(), &xtcp.nat_traversal)),
-                relay: self.settings.server_name(),
-                next_link: peer.next_link.clone(),
-                state: watch::Sender::new(PathState::Relayed { why: None }),
-            };
-            session.tasks().spawn(initiator.run());
+    async fn handle_approached(&mut self, result: Result<NewLink, VisitError>) {
+        match (result, &mut self.peer) {
+            (Ok(new), Some(peer)) => {
+                let again = if peer.met { " again" } else { "" };
+                peer.add_link(new, &self.visitor.settings);
+                peer.find_paths(&self.visitor);
+                self.backoff.reset();
+                (self.met, self.absent) = (true, false);
+                let by = self.visitor.settings.server_name();
+                tracing::info!(
+                    "[{}] connected to its client{again}, relayed by {by}, encrypted end to end",
+                    self.proxy()
+                );
+                self.publish_way();
+                for request in self.waiting.take_all() {
+                    self.open(request);
+                }
+            }
+            (Ok(_), None) => {}
+            // The direct link carries everything; a relayed one beside it can wait.
+            (Err(_), Some(peer)) if peer.is_linked() => {
+                self.pause = Some(Instant::now() + self.backoff.next_pause());
+            }
+            // After a restart of the server its client may be later than this one: what is open waits.
+            (Err(VisitError::NotThere), Some(peer)) if peer.met => {
+                self.absent = true;
+                self.try_again("its client is not there");
+                let waiting = self.waiting.take_all();
+                self.hand_over(waiting, "its client is not there").await;
+            }
+            (Err(VisitError::Failed(reason)), _) => {
+                self.absent = false;
+                self.try_again(&reason);
+            }
+            (Err(error), _) => self.handle_refused(error).await,
         }
-        let again = if met { " again" } else { "" };
-        tracing::info!(
-            "[{}] connected to its client{again}, relayed by {}, encrypted end to end",
-            self.config.server_name,
-            self.settings.server_name()
-        );
     }
 
-    fn give_up(&self, peer: &mut Option<Peer>, reason: &str) {
-        if let Some(peer) = peer.take() {
+    async fn handle_refused(&mut self, error: VisitError) {
+        let patient = self.visitor.fallback.is_some() || self.visitor.keeps();
+        if !patient || self.backoff.attempts() == 0 {
+            tracing::error!("[{}] cannot be visited: {error}", self.proxy());
+        }
+        let reason = error.to_string();
+        // Told first: the end of the connections, which follows from it, is not the reason. A proxy that was there
+        // before may come back.
+        let is_final = !self.met || matches!(error, VisitError::Refused);
+        if let Some(refused) = self.visitor.refused.as_ref().filter(|_| is_final) {
+            let _ = refused.try_send(error);
+        }
+        self.give_up("refused");
+        self.absent = true;
+        self.pause = Some(Instant::now() + self.backoff.next_pause());
+        self.publish(VisitState::Connecting { reason: Some(reason.clone()) });
+        let waiting = self.waiting.take_all();
+        self.hand_over(waiting, &reason).await;
+    }
+
+    fn handle_link_lost(&mut self) {
+        let Some(peer) = &mut self.peer else { return };
+        peer.linkless_since.get_or_insert_with(Instant::now);
+        let reason = "the way to its client was lost";
+        tracing::warn!("[{}] {reason}", self.proxy());
+        self.publish(VisitState::Connecting { reason: Some(reason.to_owned()) });
+    }
+
+    /// Pauses until the next attempt; only the first failure is worth a line.
+    fn try_again(&mut self, reason: &str) {
+        if self.backoff.attempts() == 0 {
+            tracing::warn!("[{}] {reason}; trying again", self.proxy());
+        }
+        self.pause = Some(Instant::now() + self.backoff.next_pause());
+        self.publish(VisitState::Connecting { reason: Some(reason.to_owned()) });
+    }
+
+    /// Hands connections, of which nothing was read, to the other visitor.
+    async fn hand_over(&mut self, requests: Vec<Request>, reason: &str) {
+        let Some(fallback) = self.visitor.fallback.as_ref().filter(|_| !requests.is_empty()) else { return };
+        tracing::info!(
+            "[{}] {reason}; {} to [{}]",
+            self.proxy(),
+            fallback::count(requests.len()),
+            fallback.to
+        );
+        for request in requests {
+            tokio::select! {
+                sent = fallback.requests.send(request) => if sent.is_err() { return },
+                () = self.visitor.shutdown.asked() => return,
+            }
+        }
+    }
+
+    fn give_up(&mut self, reason: &str) {
+        if let Some(peer) = self.peer.take() {
             peer.session.end(reason);
         }
+        self.publish(VisitState::Idle);
     }
-}
 
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.session.end("the visitor was stopped");
+    fn publish(&self, state: VisitState) {
+        let session = self.peer.as_ref().map(|peer| peer.session.clone());
+        self.visitor.status.send_replace(VisitStatus { state, session });
     }
-}
 
-impl Peer {
-    fn needs_link(&self) -> bool {
-        let is_relayed = self.session.links().iter().any(|link| link.kind() == LinkKind::Relay);
-        !is_relayed && self.session.stream_count() > 0
+    /// Publishes which way the bytes go.
+    fn publish_way(&self) {
+        let Some(peer) = self.peer.as_ref().filter(|peer| peer.is_linked()) else { return };
+        self.publish(match peer.path() {
+            PathState::Direct { address } => VisitState::Direct { address },
+            PathState::Relayed { why } => {
+                VisitState::Relayed { by: self.visitor.settings.server_name(), why }
+            }
+        });
+    }
+
+    fn idle_deadline(&self) -> Option<Instant> {
+        let since = self.peer.as_ref()?.idle_since?;
+        let needed = self.visitor.keeps() || !self.waiting.is_empty();
+        (!needed).then(|| since + self.visitor.timing.idle)
+    }
+
+    fn streams(&self) -> usize {
+        self.peer.as_ref().map_or(0, |peer| peer.session.stream_count())
+    }
+
+    fn is_linked(&self) -> bool {
+        self.peer.as_ref().is_some_and(Peer::is_linked)
+    }
+
+    fn is_relayed(&self) -> bool {
+        let relayed = |peer: &Peer| peer.session.links().iter().any(|link| link.kind() == LinkKind::Relay);
+        self.peer.as_ref().is_some_and(relayed)
+    }
+
+    /// The name of the proxy.
+    fn proxy(&self) -> &str {
+        &self.visitor.config.server_name
     }
 }
 
@@ -314,13 +450,10 @@ async fn approach(
     }
 }
 
-/// Resolves to the number of links when it changes.
-async fn changed(peer: &mut Option<Peer>) -> usize {
-    match peer {
-        Some(peer) => match peer.links.changed().await {
-            Ok(()) => *peer.links.borrow_and_update(),
-            Err(_) => std::future::pending().await,
-        },
+/// Resolves when the time has come; never if there is none.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time.into()).await,
         None => std::future::pending().await,
     }
 }
@@ -329,14 +462,5 @@ async fn pending_or(approach: &mut Option<Approach>) -> Result<NewLink, VisitErr
     match approach {
         Some(approach) => approach.await,
         None => std::future::pending().await,
-    }
-}
-
-/// The proxy's client opens no streams towards its visitors.
-struct NothingIncoming;
-
-impl Handler for NothingIncoming {
-    fn open(&self, _: &Session, _: &[u8]) -> Result<Box<dyn Local>, ResetCode> {
-        Err(ResetCode::Refused)
     }
 }

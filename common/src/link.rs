@@ -186,7 +186,7 @@ impl Link {
         *self.inner.health.borrow() == Health::Suspect
     }
 
-    /// The round trip to the peer, smoothed and as last seen; `None` unless the link is direct.
+    /// The round trip to the peer, as last seen; `None` before it was measured.
     pub fn round_trip(&self) -> Option<Duration> {
         match self.inner.round_trip.load(Ordering::Relaxed) {
             0 => None,

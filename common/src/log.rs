@@ -7,6 +7,9 @@
 //! Times and the daily rotation are in UTC.
 
 mod file;
+mod status;
+
+pub use status::StatusLine;
 
 use std::{
     fmt,
@@ -30,6 +33,7 @@ use tracing_subscriber::{
 };
 
 use crate::config::{LogConfig, LogFormat, LogLevel, LogTarget};
+use status::WithStatus;
 
 /// The crates whose lines the configured level is about; libraries speak up from `warn` on.
 const OURS: [&str; 4] = ["tuns", "tunc", "tun_common", "tun_proto"];
@@ -62,19 +66,35 @@ pub struct LogGuard {
 
 /// Sets up the log of this process. `RUST_LOG`, when set, overrides the configured level.
 pub fn init(config: &LogConfig) -> Result<LogGuard, LogError> {
+    let (_, guard) = init_with(config, false)?;
+    Ok(guard)
+}
+
+/// The same, with a status line below the log if standard error is a terminal that can show one.
+pub fn init_with_status(config: &LogConfig) -> Result<(LogGuard, Option<StatusLine>), LogError> {
+    let capable = std::env::var_os("TERM").is_some_and(|term| term != "dumb");
+    let with_status = capable && io::stderr().is_terminal();
+    let (writer, guard) = init_with(config, with_status)?;
+    Ok((guard, with_status.then(|| StatusLine::new(writer))))
+}
+
+fn init_with(config: &LogConfig, status: bool) -> Result<(NonBlocking, LogGuard), LogError> {
     let filter = filter(config.level, std::env::var("RUST_LOG").ok().as_deref())?;
     let (ansi, (writer, worker)) = match &config.to {
         // Standard output hands on at every line break.
-        LogTarget::Console => (colours(config, io::stdout()), in_background(io::stdout())),
-        LogTarget::Stderr => (colours(config, io::stderr()), in_background(io::stderr())),
+        LogTarget::Console => {
+            let shared = io::stdout().is_terminal();
+            (colours(config, io::stdout()), in_background(io::stdout(), status, shared))
+        }
+        LogTarget::Stderr => (colours(config, io::stderr()), in_background(io::stderr(), status, true)),
         LogTarget::File(path) => {
             let file = file::DailyFile::open(path, config.max_days);
             let file = file.map_err(|source| LogError::Open { path: path.clone(), source })?;
-            (false, in_background(file))
+            (false, in_background(file, status, false))
         }
     };
-    subscriber(config.format, filter, ansi, writer).try_init().map_err(|_| LogError::Twice)?;
-    Ok(LogGuard { _worker: worker })
+    subscriber(config.format, filter, ansi, writer.clone()).try_init().map_err(|_| LogError::Twice)?;
+    Ok((writer, LogGuard { _worker: worker }))
 }
 
 fn colours(config: &LogConfig, stream: impl IsTerminal) -> bool {
@@ -83,8 +103,20 @@ fn colours(config: &LogConfig, stream: impl IsTerminal) -> bool {
 }
 
 /// Lines queue up while the writer is busy; when very many do, further ones are dropped rather than waited for.
-fn in_background(writer: impl io::Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
-    NonBlockingBuilder::default().lossy(true).thread_name("log").finish(writer)
+fn in_background(
+    writer: impl io::Write + Send + 'static,
+    status: bool,
+    shared: bool,
+) -> (NonBlocking, WorkerGuard) {
+    let builder = NonBlockingBuilder::default().lossy(true).thread_name("log");
+    match status {
+        true => builder.finish(WithStatus::new(writer, io::stderr(), shared, width)),
+        false => builder.finish(writer),
+    }
+}
+
+fn width(terminal: &io::Stderr) -> Option<usize> {
+    rustix::termios::tcgetwinsize(terminal).ok().map(|size| usize::from(size.ws_col))
 }
 
 fn filter(level: LogLevel, rust_log: Option<&str>) -> Result<EnvFilter, LogError> {

@@ -31,5 +31,6 @@ pub mod program;
 pub mod service;
 pub mod stall;
 pub mod stranger;
+pub mod terminal;
 pub mod tunnel;
 pub mod visitor;

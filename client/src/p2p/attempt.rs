@@ -4,6 +4,7 @@
 
 use super::Search;
 use super::gather::{Gathering, gather};
+use super::portmap::{Mapping, is_public};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::io;
@@ -17,6 +18,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 use tun_common::random;
+use tun_proto::p2p::candidate::{Candidate, CandidateKind};
 use tun_proto::p2p::punch::{Action, Config, Failure, Found, Punch, PunchMessage, Role, SocketId};
 use tun_proto::wire::login::Bytes32;
 
@@ -41,6 +43,8 @@ pub(super) struct Won {
     pub(super) remote: SocketAddr,
     /// Measured with probes.
     pub(super) round_trip: Duration,
+    /// The socket's open port, if the router granted one: to be held as long as the path is used.
+    pub(super) mapping: Option<Mapping>,
 }
 
 /// Why there is none.
@@ -73,6 +77,8 @@ pub(super) struct Attempt {
     search: Arc<Search>,
     gathering: Option<Pending>,
     sockets: BTreeMap<SocketId, UdpSocket>,
+    /// Of this round's IPv4 socket.
+    mapping: Option<Mapping>,
     next_socket: SocketId,
     tell: mpsc::Sender<PunchMessage>,
     found: Option<Found>,
@@ -83,6 +89,7 @@ pub(super) struct Attempt {
 enum Event {
     Message(Option<PunchMessage>),
     Gathered(u32, io::Result<Gathering>),
+    Mapped(SocketAddr),
     Datagram(SocketId, SocketAddr, usize),
     Handshake,
     Timer,
@@ -103,6 +110,7 @@ impl Attempt {
             search,
             gathering: None,
             sockets: BTreeMap::new(),
+            mapping: None,
             next_socket: 0,
             tell,
             found: None,
@@ -126,6 +134,7 @@ impl Attempt {
             let event = tokio::select! {
                 message = messages.recv() => Event::Message(message),
                 (round, gathering) = gathered(&mut self.gathering) => Event::Gathered(round, gathering),
+                address = granted(&mut self.mapping) => Event::Mapped(address),
                 event = receive(&self.sockets, self.found, &mut buffer) => event,
                 () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => Event::Timer,
             };
@@ -139,7 +148,15 @@ impl Attempt {
                     let Gathering { sockets, gathered } = gathering?;
                     tracing::trace!(round, ?gathered, "gathered");
                     self.sockets.extend(sockets);
+                    // An address that the internet knows needs no mapping.
+                    let translated =
+                        gathered.iter().find(|one| one.local.is_ipv4() && !is_public(one.local.ip()));
+                    self.mapping = translated.map(|one| self.search.mapper.map(one.local.port()));
                     self.punch.handle_gathered(round, gathered, now);
+                }
+                Event::Mapped(address) => {
+                    let candidate = Candidate { address, kind: CandidateKind::Mapped };
+                    self.punch.handle_candidates(vec![candidate], now);
                 }
                 Event::Datagram(socket, from, len) => {
                     self.punch.handle_datagram(socket, from, &buffer[..len], now);
@@ -166,6 +183,7 @@ impl Attempt {
                 Action::Gather { round } => {
                     // A round's sockets serve in no other.
                     self.sockets.clear();
+                    self.mapping = None;
                     let (first, search) = (self.next_socket, self.search.clone());
                     self.next_socket += MAX_SOCKETS;
                     self.gathering = Some(Box::pin(async move {
@@ -207,13 +225,22 @@ impl Attempt {
 
     fn win(mut self, found: Found) -> Result<Won, AttemptError> {
         let socket = self.sockets.remove(&found.socket).ok_or(AttemptError::Unused)?;
-        Ok(Won { socket: socket.into_std()?, remote: found.remote, round_trip: found.round_trip })
+        let Found { remote, round_trip, .. } = found;
+        Ok(Won { socket: socket.into_std()?, remote, round_trip, mapping: self.mapping })
     }
 }
 
 async fn gathered(gathering: &mut Option<Pending>) -> (u32, io::Result<Gathering>) {
     match gathering {
         Some(gathering) => gathering.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What the router grants.
+async fn granted(mapping: &mut Option<Mapping>) -> SocketAddr {
+    match mapping {
+        Some(mapping) => mapping.granted().await,
         None => std::future::pending().await,
     }
 }

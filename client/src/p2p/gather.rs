@@ -166,7 +166,8 @@ async fn reflect_all(questions: &[(&UdpSocket, &[SocketAddr])]) -> Vec<Vec<Socke
 /// How the socket is seen by each of `servers`, in their order, without those that do not answer. A single server that
 /// knows of a second endpoint of its own makes that be asked too. Nobody else may read from the socket meanwhile.
 /// Takes 1 s at most, and returns empty at once where there is no route. Cancellation safe.
-pub(crate) async fn reflect(socket: &UdpSocket, servers: &[SocketAddr]) -> Vec<SocketAddr> {
+#[cfg(test)]
+async fn reflect(socket: &UdpSocket, servers: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut asking = Asking::new(socket, servers, Instant::now());
     asking.run().await;
     asking.answers()

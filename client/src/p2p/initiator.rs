@@ -20,7 +20,7 @@ use tun_common::link::tls::PeerTls;
 use tun_common::link::{Health, Link, NewLink};
 use tun_common::random;
 use tun_common::session::{Outcome, Session, channel};
-use tun_proto::p2p::path::PathFinder;
+use tun_proto::p2p::path::{PathFinder, Retries};
 use tun_proto::p2p::punch::{PunchMessage, Role};
 use tun_proto::wire::control::StreamMeta;
 use tun_proto::wire::login::Bytes32;
@@ -49,6 +49,8 @@ pub(crate) struct Initiator {
     pub(crate) relay: String,
     /// Numbers of the session's links.
     pub(crate) next_link: Arc<AtomicU32>,
+    /// How often it tries in vain.
+    pub(crate) retries: Retries,
     /// What it found, for whoever shows it.
     pub(crate) state: watch::Sender<PathState>,
 }
@@ -112,7 +114,7 @@ impl Initiator {
     }
 
     async fn talk(&mut self, mut channel: Paths) -> io::Result<()> {
-        let mut finder = PathFinder::new();
+        let mut finder = PathFinder::new(self.retries);
         finder.handle_wanted(true, Instant::now());
         let mut network = self.search.surroundings.network.clone();
         let mut current: Option<Current> = None;
@@ -204,6 +206,7 @@ impl Initiator {
         let (tell, told) = mpsc::channel(MESSAGES);
         let (certificate, mut known) = watch::channel(None);
         let attempt = Attempt::new(Role::Initiator, secret, self.search.clone(), tell);
+        let tasks = self.session.tasks().clone();
         let running = Box::pin(async move {
             let won = attempt.run(receiver).await?;
             // The other client has said it before anything else.
@@ -216,7 +219,15 @@ impl Initiator {
                 round_trip: won.round_trip,
                 peer,
             };
-            quic::dial(direct, &tls).await.map_err(AttemptError::Handshake)
+            let new = quic::dial(direct, &tls).await.map_err(AttemptError::Handshake)?;
+            if let Some(mapping) = won.mapping {
+                let link = new.link.clone();
+                tasks.spawn(async move {
+                    link.gone().await;
+                    drop(mapping);
+                });
+            }
+            Ok(new)
         });
         Ok(Current { link, running, messages, told, certificate })
     }

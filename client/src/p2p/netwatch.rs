@@ -40,11 +40,6 @@ impl NetWatch {
             std::future::pending::<()>().await;
         }
     }
-
-    /// What [`host_addresses`] were when last looked.
-    pub(crate) fn addresses(&self) -> Arc<[IpAddr]> {
-        self.addresses.borrow().clone()
-    }
 }
 
 async fn observe(addresses: watch::Sender<Arc<[IpAddr]>>) {

@@ -113,6 +113,7 @@ impl Responder {
         let (messages, receiver) = mpsc::channel(MESSAGES);
         let (tell, told) = mpsc::channel(MESSAGES);
         let attempt = Attempt::new(Role::Responder, secret, self.search.clone(), tell);
+        let tasks = self.session.tasks().clone();
         let running = Box::pin(async move {
             let won = attempt.run(receiver).await?;
             let direct = Direct {
@@ -122,7 +123,15 @@ impl Responder {
                 round_trip: won.round_trip,
                 peer,
             };
-            quic::accept(direct, &tls).await.map_err(AttemptError::Handshake)
+            let new = quic::accept(direct, &tls).await.map_err(AttemptError::Handshake)?;
+            if let Some(mapping) = won.mapping {
+                let link = new.link.clone();
+                tasks.spawn(async move {
+                    link.gone().await;
+                    drop(mapping);
+                });
+            }
+            Ok(new)
         });
         Current { link, running, messages, told }
     }

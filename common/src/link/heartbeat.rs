@@ -35,7 +35,9 @@ pub async fn ask(
     };
     let Ok(stream) = opened.await else { return };
     let heart = Heartbeat::asking(interval, timeout, Instant::now());
-    Driver { link, stream, heart, input: BytesMut::new(), number: 0, events }.run(Some(&retire)).await;
+    Driver { link, stream, heart, input: BytesMut::new(), number: 0, asked: None, events }
+        .run(Some(&retire))
+        .await;
 }
 
 /// The side that answers, on a channel that the peer opened; `read_ahead` is what followed its first byte.
@@ -48,7 +50,7 @@ pub async fn answer(
     events: mpsc::Sender<(u32, LinkEvent)>,
 ) {
     let heart = Heartbeat::listening(promised, timeout, Instant::now());
-    Driver { link, stream, heart, input: read_ahead, number: 0, events }.run(None).await;
+    Driver { link, stream, heart, input: read_ahead, number: 0, asked: None, events }.run(None).await;
 }
 
 struct Driver {
@@ -57,6 +59,8 @@ struct Driver {
     heart: Heartbeat,
     input: BytesMut,
     number: u32,
+    /// The last ping, and when it was sent.
+    asked: Option<(u32, Instant)>,
     events: mpsc::Sender<(u32, LinkEvent)>,
 }
 
@@ -102,6 +106,7 @@ impl Driver {
             Some(Action::Ping) => {
                 tracing::debug!(link = self.link.number(), "send heartbeat to server");
                 self.number = self.number.wrapping_add(1);
+                self.asked = Some((self.number, now));
                 self.send(Beat::Ping(self.number)).await
             }
             Some(Action::Suspect) => {
@@ -121,7 +126,11 @@ impl Driver {
             self.input.advance(beat::LEN);
             match beat {
                 Beat::Ping(number) => self.send(Beat::Pong(number)).await?,
-                Beat::Pong(_) => {}
+                Beat::Pong(number) => {
+                    if let Some((_, asked)) = self.asked.take_if(|(asked, _)| *asked == number) {
+                        self.link.note_round_trip(asked.elapsed());
+                    }
+                }
                 Beat::Retire => {
                     let _ = self.events.try_send((self.link.number(), LinkEvent::Retire));
                 }

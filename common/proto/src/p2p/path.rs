@@ -19,6 +19,11 @@ const PROVEN: [Duration; 5] = [
 /// Least time between the beginnings of two attempts, however often a peer says that its network changed.
 const MIN_INTERVAL: Duration = Duration::from_millis(500);
 
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// Attempts of the last hour that are remembered.
+const MAX_RECENT: usize = 64;
+
 /// A path that lived at least this long was good: losing it is no failure.
 const STABLE: Duration = Duration::from_secs(10);
 
@@ -30,6 +35,21 @@ const RENEW_AT: f64 = 0.7;
 
 /// Ages remembered.
 const MAX_AGES: usize = 4;
+
+/// How often an attempt is repeated that has never succeeded between these networks.
+#[derive(Debug, Clone, Copy)]
+pub struct Retries {
+    /// Attempts in an hour, at most.
+    pub per_hour: u32,
+    /// Least pause after a failure.
+    pub interval: Duration,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Retries { per_hour: u32::MAX, interval: BACKOFF[0] }
+    }
+}
 
 /// That an attempt is to begin now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +64,9 @@ pub struct StartAttempt {
 /// every mapping at a certain age, whatever passes: once two paths died at the same age, the next is made before.
 #[derive(Debug, Default)]
 pub struct PathFinder {
+    retries: Retries,
+    /// When the attempts of the last hour began.
+    recent: VecDeque<Instant>,
     is_wanted: bool,
     is_attempting: bool,
     up_since: Option<Instant>,
@@ -62,8 +85,8 @@ pub struct PathFinder {
 
 impl PathFinder {
     /// Nothing is wanted yet.
-    pub fn new() -> Self {
-        PathFinder::default()
+    pub fn new(retries: Retries) -> Self {
+        PathFinder { retries, ..PathFinder::default() }
     }
 
     /// Whether a direct path is wanted.
@@ -130,6 +153,11 @@ impl PathFinder {
         self.renew = None;
         self.is_attempting = true;
         self.started = Some(now);
+        self.recent.retain(|began| now.saturating_duration_since(*began) < HOUR);
+        if self.recent.len() == MAX_RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(now);
         Some(StartAttempt { renews: self.up_since.is_some() })
     }
 
@@ -149,7 +177,13 @@ impl PathFinder {
     fn retreat(&mut self, now: Instant) {
         let proven: &[Duration] = if self.is_proven { &PROVEN } else { &[] };
         let mut pauses = proven.iter().chain(&BACKOFF).skip(self.failures);
-        let pause = pauses.next().copied().unwrap_or(BACKOFF[BACKOFF.len() - 1]);
+        let mut pause = pauses.next().copied().unwrap_or(BACKOFF[BACKOFF.len() - 1]);
+        if !self.is_proven {
+            let most = usize::try_from(self.retries.per_hour).unwrap_or(usize::MAX).min(MAX_RECENT);
+            let oldest = self.recent.len().checked_sub(most).and_then(|index| self.recent.get(index));
+            let quota = oldest.map_or(Duration::ZERO, |began| (*began + HOUR).saturating_duration_since(now));
+            pause = pause.max(self.retries.interval).max(quota);
+        }
         self.failures += 1;
         match self.up_since {
             Some(_) => self.renew = Some(now + pause),
