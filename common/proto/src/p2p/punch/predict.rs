@@ -66,12 +66,15 @@ impl Mapping {
     }
 }
 
-/// Where a sequential NAT's next mappings are likely to be, likeliest first.
+/// Where a sequential NAT's next mappings are likely to be, likeliest first; IPv4 only, like such NATs.
 pub(super) fn next_ports(reflexive: &[SocketAddr], step: i32) -> Vec<SocketAddr> {
-    let Some(last) = reflexive.last() else { return Vec::new() };
+    let Some(last) = reflexive.last().filter(|last| last.is_ipv4()) else { return Vec::new() };
     let mut ports = Vec::new();
     for times in (1..=AHEAD).chain((1..=BEHIND).map(|times| -times)) {
-        let Ok(port) = u16::try_from(i32::from(last.port()) + step.saturating_mul(times)) else { continue };
+        let Ok(port) = u16::try_from(i32::from(last.port()).saturating_add(step.saturating_mul(times)))
+        else {
+            continue;
+        };
         let guess = SocketAddr::new(last.ip(), port);
         if port >= 1024 && !reflexive.contains(&guess) && !ports.contains(&guess) {
             ports.push(guess);
