@@ -18,6 +18,7 @@
 //! most [`MAX_PAIRS`] addresses, a bounded number of ports of one address, and is over after [`MAX_DURATION`].
 
 mod draw;
+mod driver;
 mod failure;
 mod message;
 mod pairs;
@@ -27,6 +28,7 @@ mod round;
 mod spray;
 mod transactions;
 
+pub use driver::{Action, Config, Found, Gathered, Role, SocketId};
 pub use failure::{Failure, Side};
 pub use message::{Offer, PunchMessage};
 pub use pairs::MAX_PAIRS;
@@ -35,7 +37,6 @@ pub use spray::{PORTS as SPRAY_PORTS, SOCKETS as SPRAY_SOCKETS};
 
 use super::candidate::{self, Candidate, CandidateKind, MAX_OWN, MAX_REMOTE};
 use super::probe::{self, Opener, Sealer};
-use bytes::Bytes;
 use draw::Draw;
 use pairs::Pairs;
 use relay::RelayClock;
@@ -68,94 +69,6 @@ const MAX_ECHO_REPLIES: u32 = 16;
 
 /// Actions that wait to be polled; beyond, probes are dropped as the network may drop them, too.
 const MAX_ACTIONS: usize = 2048;
-
-/// A socket, as the driver calls it.
-pub type SocketId = u32;
-
-/// The two ends of an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Decides when rounds begin and end, and which path is used. The visitor.
-    Initiator,
-    /// The other.
-    Responder,
-}
-
-/// What an attempt needs to know.
-#[derive(Clone)]
-pub struct Config {
-    /// Which end this is.
-    pub role: Role,
-    /// Known to the two ends alone, and fresh: probes are sealed with keys made from it.
-    pub secret: [u8; 32],
-    /// Whether many ports may be tried.
-    pub spray: bool,
-    /// Fresh and random, this end's own.
-    pub entropy: [u8; 32],
-}
-
-/// A socket, and what was found out about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gathered {
-    /// The socket.
-    pub socket: SocketId,
-    /// Where it is bound; its family decides what it may probe.
-    pub local: SocketAddr,
-    /// Where it may be reached. What servers saw need not be repeated here.
-    pub candidates: Vec<Candidate>,
-    /// What the server's first port saw, its second, and so on; empty if none answered.
-    pub reflexive: Vec<SocketAddr>,
-}
-
-/// What the driver is to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Bind fresh sockets, ask the server's ports how they are seen, and report with [`Punch::handle_gathered`]. Nothing
-    /// is expected of earlier sockets any more.
-    Gather {
-        /// The round they are for.
-        round: u32,
-    },
-    /// Bind more IPv4 sockets, without asking any server, and report with [`Punch::handle_bound`].
-    Bind {
-        /// How many.
-        count: u16,
-    },
-    /// Send a datagram. Errors are to be treated as loss.
-    Send {
-        /// From this socket.
-        socket: SocketId,
-        /// To this address.
-        to: SocketAddr,
-        /// The datagram.
-        datagram: Bytes,
-        /// With this TTL (hop limit), for this one; otherwise with the socket's own.
-        ttl: Option<u32>,
-    },
-    /// Bring a message to the peer.
-    Tell(PunchMessage),
-    /// Close sockets that are not needed any more.
-    Close {
-        /// Which.
-        sockets: Vec<SocketId>,
-    },
-    /// The attempt has found a path; all other sockets are closed. The responder must go on feeding datagrams until the
-    /// first that is no probe arrives: the initiator may not have its answer yet.
-    Found(Found),
-    /// The attempt is over; all sockets are closed.
-    Failed(Failure),
-}
-
-/// A path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Found {
-    /// Own socket.
-    pub socket: SocketId,
-    /// Where the peer is, seen from it.
-    pub remote: SocketAddr,
-    /// Round trip of a probe.
-    pub round_trip: Duration,
-}
 
 /// Where an attempt stands.
 #[derive(Debug)]

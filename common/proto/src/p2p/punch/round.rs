@@ -201,8 +201,14 @@ impl Punch {
         let from = candidate::canonical(from);
         let is_ours = match &self.phase {
             Phase::Failed => false,
-            Phase::Found(found) => found.socket == socket && self.role == Role::Responder,
-            _ => self.sockets.iter().any(|(known, _)| *known == socket) || self.many.contains(&socket),
+            Phase::Found(found) => {
+                let same_family = found.remote.is_ipv6() == from.is_ipv6();
+                found.socket == socket && same_family && self.role == Role::Responder
+            }
+            _ => {
+                let is_main = self.sockets.contains(&(socket, from.is_ipv6()));
+                is_main || (from.is_ipv4() && self.many.contains(&socket))
+            }
         };
         if !is_ours || !candidate::is_usable(from) {
             return;
