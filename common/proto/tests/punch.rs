@@ -71,6 +71,30 @@ fn it_does_not_matter_that_one_side_begins_a_second_late() {
 }
 
 #[test]
+fn a_slow_relay_does_not_make_the_ends_begin_apart() {
+    let slow = Duration::from_millis(400);
+    for (trial, outcome) in runs([PortRestricted, PortRestricted], |trial| {
+        trial.relay = [slow; 2];
+        trial.poisonable = true;
+    }) {
+        assert!(outcome.is_direct() && outcome.rounds == 1, "{trial:?}: {:?}", outcome.ends);
+    }
+}
+
+#[test]
+fn where_the_relay_is_slow_in_one_direction_a_later_round_waits_for_the_later_end() {
+    let [quick, slow] = [20, 400].map(Duration::from_millis);
+    for relay in [[quick, slow], [slow, quick]] {
+        for (trial, outcome) in runs([PortRestricted, PortRestricted], |trial| {
+            trial.relay = relay;
+            trial.poisonable = true;
+        }) {
+            assert!(outcome.is_direct(), "{trial:?}: {:?}", outcome.ends);
+        }
+    }
+}
+
+#[test]
 fn a_symmetric_nat_reaches_whoever_accepts_other_ports() {
     let open = [Public, FullCone, AddressRestricted];
     pairs(&[Random, Sequential], &open).for_each(|kinds| all_direct(kinds, SOON_ENOUGH, |_| ()));

@@ -34,7 +34,8 @@ pub(crate) struct Trial {
     pub(crate) same_site: bool,
     /// How much later an end begins than the other.
     pub(crate) late: [Duration; 2],
-    pub(crate) relay: Duration,
+    /// How long a message to each end takes.
+    pub(crate) relay: [Duration; 2],
     /// Percent of the datagrams that are lost on the internet.
     pub(crate) loss: u64,
     pub(crate) spray: [bool; 2],
@@ -50,7 +51,7 @@ impl Trial {
             poisonable: false,
             same_site: false,
             late: [Duration::ZERO; 2],
-            relay: Duration::from_millis(50),
+            relay: [Duration::from_millis(50); 2],
             loss: 0,
             spray: [true; 2],
             mute_after: [usize::MAX; 2],
@@ -302,7 +303,7 @@ impl World {
                 self.peers[end].told += 1;
                 if self.peers[end].told <= self.trial.mute_after[end] {
                     assert_eq!(serde_json::from_str::<PunchMessage>(&text).ok().as_ref(), Some(&message));
-                    self.after(self.trial.relay, Event::Message(1 - end, message));
+                    self.after(self.trial.relay[1 - end], Event::Message(1 - end, message));
                 }
             }
             Action::Close { sockets } => {

@@ -64,6 +64,8 @@ pub(super) struct Pair {
 #[derive(Debug, Default)]
 pub(super) struct Pairs {
     list: Vec<Pair>,
+    /// How much longer than usual the low TTL's probe is alone.
+    caution: Duration,
 }
 
 /// A probe that is due.
@@ -90,6 +92,11 @@ impl Pair {
 }
 
 impl Pairs {
+    /// Lets the low TTL's probe of each pair be alone for longer, in case the peer begins later than it should.
+    pub(super) fn set_caution(&mut self, caution: Duration) {
+        self.caution = caution;
+    }
+
     /// Number of pairs.
     pub(super) fn len(&self) -> usize {
         self.list.len()
@@ -160,6 +167,7 @@ impl Pairs {
 
     /// The next probe that is due.
     pub(super) fn due(&mut self, now: Instant) -> Option<Due> {
+        let caution = self.caution;
         let pair = self
             .list
             .iter_mut()
@@ -170,7 +178,7 @@ impl Pairs {
         pair.next = SCHEDULE
             .get(pair.step)
             .filter(|_| pair.round_trip.is_none())
-            .and_then(|after| Some(pair.base? + *after + PACE * pair.rank));
+            .and_then(|after| Some(pair.base? + *after + caution + PACE * pair.rank));
         pair.last_ping = Some(now);
         Some(Due { socket: pair.socket, remote: pair.remote, opens })
     }

@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// TTL of the first probe of each pair, by round. Four passes two routers of one's own and ends in the provider's
-/// network in most cases; seven is for larger sites.
-const OPENER_TTLS: [u32; MAX_ROUNDS as usize] = [4, 7, 7];
+/// network in most cases. Seven is for larger sites, and may reach the peer's router where the internet is short.
+const OPENER_TTLS: [u32; MAX_ROUNDS as usize] = [4, 7, 4];
 
 /// How long a round lasts in general: the last probe, and the time for an answer.
 const ROUND: Duration = Duration::from_secs(3);
@@ -109,8 +109,12 @@ impl Punch {
         let (mine, theirs) = self.mappings();
         let is_blocked = self.blocked().is_some();
         let is_hopeless = is_blocked || (mine.is_dependent() && theirs.is_dependent());
+        // Half the relay's round trip is when the other end begins, unless one direction is much slower: the first
+        // round may have failed for that.
+        let caution = if self.round == 1 { Duration::ZERO } else { relay / 2 };
+        self.pairs.set_caution(caution);
         let mut probing = Box::new(Probing {
-            ends: now + if is_hopeless { SHORT_ROUND } else { ROUND },
+            ends: now + if is_hopeless { SHORT_ROUND } else { ROUND } + caution,
             guessing: Guessing::No,
             volley: Volley::default(),
             choice: Choice::None,
