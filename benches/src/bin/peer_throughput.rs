@@ -1,0 +1,309 @@
+//! What a session's stream over a direct link carries, beside a bare QUIC stream with the same settings.
+//!
+//! Both ends are in this process, each with a runtime of its own, over UDP on loopback. The bare stream and the session's
+//! have the same source (a buffer of up to 32 KiB filled for every read) and the same sink, and are measured in turns.
+//!
+//! `cargo run --release -p tun-benches --bin peer_throughput -- --min-ratio 0.9`
+
+use anyhow::{Context as _, Result};
+use bytes::buf::Limit;
+use bytes::{BufMut, Bytes, BytesMut};
+use clap::Parser;
+use quinn::congestion::CubicConfig;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{AckFrequencyConfig, Endpoint, TransportConfig, VarInt};
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tokio::runtime::{Builder, Runtime};
+use tun_common::lifecycle::Tasks;
+use tun_common::link::quic::{self, Direct};
+use tun_common::link::tls::PeerTls;
+use tun_common::random;
+use tun_common::session::{Handler, Local, Session};
+use tun_proto::limits::MAX_DATA;
+use tun_proto::wire::stream::ResetCode;
+
+/// Time before each measurement in which windows grow.
+const WARM_UP: Duration = Duration::from_millis(1000);
+
+/// Clock ticks of a second in /proc, the same on every Linux.
+const TICKS: f64 = 100.0;
+
+/// Measures a session's stream over a direct link beside a bare QUIC stream.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Measurements of each kind
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds of each measurement
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Worker threads of each end
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Measure one kind only, for a profiler
+    #[arg(long)]
+    only: Option<Kind>,
+    /// Fail when the session's stream reaches less than this share of the bare one
+    #[arg(long)]
+    min_ratio: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    /// A bare QUIC stream
+    Bare,
+    /// A session's stream
+    Session,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Figures {
+    mib_per_s: f64,
+    cpu_s_per_gib: f64,
+}
+
+fn main() -> Result<ExitCode> {
+    let args = Args::parse();
+    let (mut bare, mut session) = (Vec::new(), Vec::new());
+    for round in 1..=args.rounds {
+        for (kind, results) in [(Kind::Bare, &mut bare), (Kind::Session, &mut session)] {
+            if args.only.is_some_and(|only| only != kind) {
+                continue;
+            }
+            let figures = measure(kind, &args)?;
+            let Figures { mib_per_s, cpu_s_per_gib } = figures;
+            println!("{round} {kind:?}: {mib_per_s:.0} MiB/s, {cpu_s_per_gib:.2} CPU s/GiB");
+            results.push(figures);
+        }
+    }
+    if args.only.is_some() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (bare, session) = (median(&bare), median(&session));
+    let ratio = session.mib_per_s / bare.mib_per_s;
+    println!("bare {:.0} MiB/s, {:.2} CPU s/GiB", bare.mib_per_s, bare.cpu_s_per_gib);
+    println!("session {:.0} MiB/s, {:.2} CPU s/GiB", session.mib_per_s, session.cpu_s_per_gib);
+    println!("ratio {ratio:.2}");
+    let enough = args.min_ratio.is_none_or(|least| ratio >= least);
+    Ok(if enough { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn measure(kind: Kind, args: &Args) -> Result<Figures> {
+    let runtime = || Builder::new_multi_thread().worker_threads(args.threads).enable_all().build();
+    let (sender, receiver) = (runtime()?, runtime()?);
+    let received = Arc::new(AtomicU64::new(0));
+    let _running: Box<dyn std::any::Any> = match kind {
+        Kind::Bare => Box::new(start_bare(&sender, &receiver, received.clone())?),
+        Kind::Session => Box::new(start_session(&sender, &receiver, received.clone())?),
+    };
+    std::thread::sleep(WARM_UP);
+    let (since, bytes, cpu) = (Instant::now(), received.load(Ordering::Relaxed), cpu_seconds()?);
+    std::thread::sleep(Duration::from_secs_f64(args.seconds));
+    let bytes = (received.load(Ordering::Relaxed) - bytes) as f64;
+    let figures = Figures {
+        mib_per_s: bytes / f64::from(1 << 20) / since.elapsed().as_secs_f64(),
+        cpu_s_per_gib: (cpu_seconds()? - cpu) / (bytes / f64::from(1 << 30)),
+    };
+    sender.shutdown_background();
+    receiver.shutdown_background();
+    Ok(figures)
+}
+
+fn median(figures: &[Figures]) -> Figures {
+    let of = |value: fn(&Figures) -> f64| {
+        let mut values: Vec<_> = figures.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    };
+    Figures { mib_per_s: of(|f| f.mib_per_s), cpu_s_per_gib: of(|f| f.cpu_s_per_gib) }
+}
+
+/// Processor time of this process so far.
+fn cpu_seconds() -> Result<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").context("/proc/self/stat")?;
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let fields: Vec<f64> = after_name.split_whitespace().filter_map(|field| field.parse().ok()).collect();
+    // The state is not a number, so user and system time are the 11th and 12th that are.
+    let times = fields.get(10..12).context("/proc/self/stat is too short")?;
+    Ok(times.iter().sum::<f64>() / TICKS)
+}
+
+// --- a session's stream ---
+
+/// What must live while bytes move.
+type Running = (Session, Session, PeerTls, PeerTls);
+
+fn start_session(sender: &Runtime, receiver: &Runtime, received: Arc<AtomicU64>) -> Result<Running> {
+    let (one, other) = (PeerTls::new()?, PeerTls::new()?);
+    let (a, b) = (UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?);
+    let direct = |socket: &UdpSocket, remote: &UdpSocket, peer| -> Result<Direct> {
+        let (socket, remote) = (socket.try_clone()?, remote.local_addr()?);
+        Ok(Direct { socket, remote, number: 1, round_trip: Duration::from_millis(1), peer })
+    };
+    let (dialing, accepting) = (direct(&a, &b, other.fingerprint())?, direct(&b, &a, one.fingerprint())?);
+    drop((a, b));
+    let accepted = receiver.spawn({
+        let other = other.clone();
+        async move { quic::accept(accepting, &other).await }
+    });
+    let dialed = sender.block_on(quic::dial(dialing, &one))?;
+    let accepted = receiver.block_on(accepted)??;
+    let id = random::id();
+    let (source, _) = Session::new(id, Arc::new(Sink(Arc::default())), 16, Tasks::new());
+    let (sink, _) = Session::new(id, Arc::new(Sink(received)), 16, Tasks::new());
+    receiver.block_on(async { sink.add_link(accepted, |_, _| {}) });
+    sender.block_on(async { source.add_link(dialed, |_, _| {}) });
+    let meta = Bytes::from_static(b"{}");
+    let pump = source.open(random::id(), meta, Box::new(Source), None).context("no room for a stream")?;
+    sender.spawn(pump);
+    Ok((source, sink, one, other))
+}
+
+/// Connects every stream with a sink.
+struct Sink(Arc<AtomicU64>);
+
+impl Handler for Sink {
+    fn open(&self, _: &Session, _: &[u8]) -> Result<Box<dyn Local>, ResetCode> {
+        Ok(Box::new(Counter(self.0.clone())))
+    }
+}
+
+/// A local connection that always has something to read.
+struct Source;
+
+/// A local connection that takes everything.
+struct Counter(Arc<AtomicU64>);
+
+impl Local for Source {
+    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    fn poll_read(&mut self, _: &mut Context<'_>, buf: &mut Limit<&mut BytesMut>) -> Poll<io::Result<usize>> {
+        let n = buf.remaining_mut();
+        buf.put_bytes(7, n);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_write(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn reset(&mut self) {}
+}
+
+impl Local for Counter {
+    fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    fn poll_read(&mut self, _: &mut Context<'_>, _: &mut Limit<&mut BytesMut>) -> Poll<io::Result<usize>> {
+        Poll::Pending
+    }
+
+    fn poll_write(&mut self, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn reset(&mut self) {}
+}
+
+// --- a bare stream ---
+
+fn start_bare(
+    sender: &Runtime,
+    receiver: &Runtime,
+    received: Arc<AtomicU64>,
+) -> Result<(Endpoint, Endpoint)> {
+    let certified = rcgen::generate_simple_self_signed(vec!["tuns".to_owned()])?;
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der())
+        .map_err(anyhow::Error::msg)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certified.cert.der().clone())?;
+    let server = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)?;
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(server)?));
+    server.transport_config(Arc::new(transport()));
+    let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(client)?));
+    client.transport_config(Arc::new(transport()));
+
+    let listening = bare_endpoint(receiver, Some(server))?;
+    let address = listening.local_addr()?;
+    let dialing = bare_endpoint(sender, None)?;
+    receiver.spawn({
+        let listening = listening.clone();
+        async move {
+            let connection = listening.accept().await.context("closed")?.await?;
+            let (_send, mut recv) = connection.accept_bi().await?;
+            let mut pieces = [const { Bytes::new() }; 46];
+            while let Some(read) = recv.read_chunks(&mut pieces).await? {
+                let n: usize = pieces[..read].iter().map(Bytes::len).sum();
+                received.fetch_add(n as u64, Ordering::Relaxed);
+            }
+            anyhow::Ok(())
+        }
+    });
+    let connection =
+        sender.block_on(async { anyhow::Ok(dialing.connect_with(client, address, "tuns")?.await?) })?;
+    sender.spawn(async move {
+        let (mut send, _recv) = connection.open_bi().await?;
+        loop {
+            let mut chunk = BytesMut::with_capacity(MAX_DATA);
+            chunk.put_bytes(7, MAX_DATA);
+            send.write_chunk(chunk.freeze()).await?;
+        }
+        #[allow(unreachable_code, reason = "gives the block its type")]
+        anyhow::Ok(())
+    });
+    Ok((listening, dialing))
+}
+
+fn bare_endpoint(runtime: &Runtime, server: Option<quinn::ServerConfig>) -> Result<Endpoint> {
+    let _guard = runtime.enter();
+    let socket = UdpSocket::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    let buffers = socket2::SockRef::from(&socket);
+    buffers.set_recv_buffer_size(4 * 1024 * 1024)?;
+    buffers.set_send_buffer_size(4 * 1024 * 1024)?;
+    Ok(Endpoint::new(quinn::EndpointConfig::default(), server, socket, Arc::new(quinn::TokioRuntime))?)
+}
+
+/// The settings of a direct link.
+fn transport() -> TransportConfig {
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(256 * 1024);
+    let mut acknowledgements = AckFrequencyConfig::default();
+    acknowledgements
+        .ack_eliciting_threshold(VarInt::from_u32(20))
+        .max_ack_delay(Some(Duration::from_millis(10)));
+    let mut config = TransportConfig::default();
+    config
+        .stream_receive_window(VarInt::from_u32(4 * 1024 * 1024))
+        .receive_window(VarInt::from_u32(32 * 1024 * 1024))
+        .send_window(16 * 1024 * 1024)
+        .initial_rtt(Duration::from_millis(10))
+        .ack_frequency_config(Some(acknowledgements))
+        .congestion_controller_factory(Arc::new(congestion));
+    config
+}
