@@ -100,7 +100,6 @@ impl PathFinder {
     /// A direct link is up. It may replace another.
     pub fn handle_link_up(&mut self, now: Instant) {
         self.is_attempting = false;
-        self.failures = 0;
         self.is_proven = true;
         self.next = None;
         self.up_since = Some(now);
@@ -117,6 +116,7 @@ impl PathFinder {
         }
         if age >= STABLE {
             self.ages.push_back(age);
+            self.failures = 0;
             self.next = Some(now);
         } else {
             // A path that dies young would be made and lost without end.

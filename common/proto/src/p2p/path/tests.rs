@@ -12,7 +12,7 @@ fn start() -> Instant {
 }
 
 fn wanted(now: Instant) -> PathFinder {
-    let mut finder = PathFinder::new();
+    let mut finder = PathFinder::new(Retries::default());
     finder.handle_wanted(true, now);
     finder
 }
@@ -28,7 +28,7 @@ fn live(finder: &mut PathFinder, now: Instant, age: Duration) -> Instant {
 #[test]
 fn the_first_attempt_is_made_at_once_and_only_one_at_a_time() {
     let now = start();
-    assert_eq!(PathFinder::new().poll(now), None, "nobody wants one");
+    assert_eq!(PathFinder::new(Retries::default()).poll(now), None, "nobody wants one");
     let mut finder = wanted(now);
     assert_eq!(finder.poll(now), Some(StartAttempt { renews: false }));
     assert_eq!(finder.poll(now + seconds(3600)), None);
