@@ -24,6 +24,7 @@ pub mod log;
 pub mod memory;
 pub mod mitm;
 pub mod net;
+pub mod p2p;
 pub mod patience;
 pub mod pattern;
 pub mod private;

@@ -1,7 +1,7 @@
 //! What a program has said so far, and waiting for what it says next.
 
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -76,7 +76,18 @@ impl Log {
     /// Waits for the `count`-th line that `matches`; `what` names it when it does not come. The log itself is shown
     /// by the program that it belongs to, when the failing test lets go of it.
     pub async fn nth_where(&self, what: &str, count: usize, matches: impl Fn(&str) -> bool) -> Line {
-        let deadline = tokio::time::Instant::now() + patience();
+        self.nth_within(patience(), what, count, matches).await
+    }
+
+    /// The same with a limit of its own.
+    pub async fn nth_within(
+        &self,
+        limit: Duration,
+        what: &str,
+        count: usize,
+        matches: impl Fn(&str) -> bool,
+    ) -> Line {
+        let deadline = tokio::time::Instant::now() + limit;
         let mut changes = self.shared.open.subscribe();
         loop {
             let open = *changes.borrow_and_update();
