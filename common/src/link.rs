@@ -10,6 +10,7 @@ mod buffered;
 pub mod handshake;
 pub mod heartbeat;
 pub mod quic;
+mod readahead;
 pub mod tcp;
 pub mod tls;
 pub mod udp;

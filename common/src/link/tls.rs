@@ -6,6 +6,7 @@
 
 mod pinned;
 
+use super::readahead::ReadAhead;
 use pinned::Pinned;
 use rcgen::{CertificateParams, KeyPair};
 use ring::digest;
@@ -122,11 +123,8 @@ impl ServerTls {
     ///
     /// # Errors
     /// Whatever is wrong with the peer or the connection.
-    pub async fn accept<S: super::Io>(
-        &self,
-        stream: S,
-    ) -> std::io::Result<Secured<tokio_rustls::server::TlsStream<S>>> {
-        let stream = self.acceptor.accept(stream).await?;
+    pub async fn accept<S: super::Io>(&self, stream: S) -> std::io::Result<Secured<impl super::Io + use<S>>> {
+        let stream = self.acceptor.accept(ReadAhead::new(stream)).await?;
         let exporter = exporter(|out| stream.get_ref().1.export_keying_material(out, EXPORTER_LABEL, None))?;
         Ok(Secured { stream, exporter, certificate: Some(self.fingerprint) })
     }
@@ -179,6 +177,13 @@ impl ClientTls {
     /// # Errors
     /// Whatever is wrong with the peer or the connection.
     pub async fn connect<S: super::Io>(
+        &self,
+        stream: S,
+    ) -> std::io::Result<Secured<impl super::Io + use<S>>> {
+        self.handshake(ReadAhead::new(stream)).await
+    }
+
+    async fn handshake<S: super::Io>(
         &self,
         stream: S,
     ) -> std::io::Result<Secured<tokio_rustls::client::TlsStream<S>>> {
@@ -257,7 +262,7 @@ impl PeerTls {
         &self,
         stream: S,
     ) -> std::io::Result<Secured<tokio_rustls::client::TlsStream<S>>> {
-        self.dialer.connect(stream).await
+        self.dialer.handshake(stream).await
     }
 
     /// The connecting part of a direct connection: shows this side's certificate, accepts exactly `peer`.

@@ -67,13 +67,10 @@ async fn receive(
         Ok(Ok(Purpose::Beats(rest))) => {
             let _ = channel.send((stream, rest)).await;
         }
-        Ok(Ok(Purpose::Relayed(meta, first))) => {
-            // Refused through what was not taken, if there is no place for it.
-            match RelayedStream::new(&session, &link, stream, first) {
-                Ok(stream) => session.inner.handler.relayed(&session, &meta, stream),
-                Err(stream) => relayed::refuse(stream, Refusal::Busy).await,
-            }
-        }
+        Ok(Ok(Purpose::Relayed(meta, first))) => match RelayedStream::new(&session, &link, stream, first) {
+            Ok(stream) => session.inner.handler.relayed(&session, &meta, stream),
+            Err(stream) => relayed::refuse(stream, Refusal::Busy).await,
+        },
         Ok(Ok(Purpose::Attach(attach))) => Box::pin(session.accept(attach, link, stream, reader)).await,
         Ok(Err(error)) => {
             tracing::debug!(link = link.number(), %error, "a stream without a header");

@@ -1,0 +1,139 @@
+//! A socket under TLS, read in large pieces.
+//!
+//! rustls asks for 4 KiB at a time, five system calls a record. Here one brings several records while bytes stream in.
+//! As elsewhere, a buffer exists only while it holds bytes.
+
+use super::Io;
+use bytes::{Buf, BytesMut};
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Bytes asked for to begin with: what rustls would ask for.
+const FIRST: usize = 4 * 1024;
+
+/// Bytes asked for while reads fill what they ask for.
+const MOST: usize = 64 * 1024;
+
+/// Reads ahead; writes go straight through.
+pub(super) struct ReadAhead<S> {
+    io: S,
+    ahead: BytesMut,
+    /// Bytes the next read asks for.
+    size: usize,
+}
+
+impl<S> ReadAhead<S> {
+    pub(super) fn new(io: S) -> Self {
+        ReadAhead { io, ahead: BytesMut::new(), size: FIRST }
+    }
+}
+
+impl<S: Io> AsyncRead for ReadAhead<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.ahead.is_empty() {
+            if this.size <= buf.remaining() {
+                let before = buf.filled().len();
+                ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+                this.adapt(buf.filled().len() - before);
+                return Poll::Ready(Ok(()));
+            }
+            this.ahead.reserve(this.size);
+            let mut limited = bytes::BufMut::limit(&mut this.ahead, this.size);
+            match tokio_util::io::poll_read_buf(Pin::new(&mut this.io), cx, &mut limited) {
+                Poll::Ready(Ok(n)) => this.adapt(n),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    this.ahead = BytesMut::new();
+                    return Poll::Pending;
+                }
+            }
+        }
+        let n = buf.remaining().min(this.ahead.len());
+        buf.put_slice(&this.ahead[..n]);
+        this.ahead.advance(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S> ReadAhead<S> {
+    fn adapt(&mut self, read: usize) {
+        if read >= self.size {
+            self.size = (self.size * 4).min(MOST);
+        } else if read < self.size / 8 {
+            self.size = FIRST;
+        }
+    }
+}
+
+impl<S: Io> AsyncWrite for ReadAhead<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn bytes_arrive_in_order_however_they_are_asked_for() {
+        let (mut far, near) = tokio::io::duplex(100_000);
+        let sent: Vec<u8> = (0..300_000u32).map(|n| n as u8 ^ (n >> 8) as u8).collect();
+        let mut near = ReadAhead::new(near);
+        let receive = async {
+            let mut received = Vec::new();
+            for size in [1, 100, 4096, 70_000].into_iter().cycle() {
+                let mut piece = vec![0; size];
+                match near.read(&mut piece).await.unwrap() {
+                    0 => break,
+                    n => received.extend_from_slice(&piece[..n]),
+                }
+            }
+            received
+        };
+        let send = async {
+            far.write_all(&sent).await.unwrap();
+            far.shutdown().await.unwrap();
+        };
+        let (received, ()) = tokio::join!(receive, send);
+        assert!(received == sent);
+    }
+
+    #[tokio::test]
+    async fn no_buffer_is_held_while_nothing_arrives() {
+        let (mut far, near) = tokio::io::duplex(1 << 20);
+        let mut near = ReadAhead::new(near);
+        far.write_all(&vec![7; 1 << 18]).await.unwrap();
+        near.read_exact(&mut vec![0; 1 << 18]).await.unwrap();
+        assert!(futures_util::poll!(std::pin::pin!(near.read_u8())).is_pending());
+        assert_eq!(near.ahead.capacity(), 0);
+    }
+}
