@@ -16,7 +16,7 @@ use tun_proto::p2p::nat::Change;
 use tun_proto::p2p::punch::{Gathered, SocketId};
 
 /// How long silent servers are waited for.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(2500);
 
 /// How long further answers are waited for at least, once there is one.
 const GRACE: Duration = Duration::from_millis(300);
@@ -49,7 +49,7 @@ pub(crate) struct Gathering {
 }
 
 /// Binds one socket for each version of IP that this machine has, numbered from `first` on, and finds out how they are
-/// seen. Takes as long as the servers take to answer, at most 1 s.
+/// seen. Takes as long as the servers take to answer, at most 2.5 s.
 ///
 /// # Errors
 /// When there is no socket at all.
@@ -165,7 +165,7 @@ async fn reflect_all(questions: &[(&UdpSocket, &[SocketAddr])]) -> Vec<Vec<Socke
 
 /// How the socket is seen by each of `servers`, in their order, without those that do not answer. A single server that
 /// knows of a second endpoint of its own makes that be asked too. Nobody else may read from the socket meanwhile.
-/// Takes 1 s at most, and returns empty at once where there is no route. Cancellation safe.
+/// Takes 2.5 s at most, and returns empty at once where there is no route. Cancellation safe.
 #[cfg(test)]
 async fn reflect(socket: &UdpSocket, servers: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut asking = Asking::new(socket, servers, Instant::now());
