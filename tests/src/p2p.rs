@@ -132,7 +132,8 @@ impl Peers {
 
     /// How long it takes from the start of `tunc visit --stdio` to the first byte of a service that speaks first.
     pub async fn first_byte(&self) -> Duration {
-        let mut command = tokio::process::Command::from(self.visit(&["--stdio"]).command());
+        let launch = self.visit(&["--stdio"]);
+        let mut command = tokio::process::Command::from(launch.command());
         let started = Instant::now();
         let mut child = command.stdin(Stdio::piped()).kill_on_drop(true).spawn().expect("it can be started");
         let mut stdout = child.stdout.take().expect("it was asked for");

@@ -30,9 +30,6 @@ const AGAIN: Duration = Duration::from_secs(60);
 /// How old a path must be for its loss not to count as a failure, and a bit.
 const ESTABLISHED: Duration = Duration::from_millis(10_500);
 
-/// Links of 200 Mbit/s whose queues hold 80 ms: as fast as this machine can do without getting out of breath.
-const LINKS: Internet = Internet { rate: Some(25_000_000), queue: 2 << 20, ..Internet::FAR };
-
 /// A way to cut, and how it is called.
 type Cutting = (&'static str, fn(&Peers) -> Cut);
 
@@ -55,7 +52,7 @@ impl Scene {
     ) -> Option<Self> {
         let valve = Valve::default();
         let service = async |at| valve.serve(at, direction).await;
-        let peers = Peers::start(Plan::new(client, visitor).across(LINKS), service).await?;
+        let peers = Peers::start(Plan::new(client, visitor), service).await?;
         let program = peers.visitor().await;
         let flow = valve.open(peers.entrance(), direction).await;
         flow.advance(1).await;

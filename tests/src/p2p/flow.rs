@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -15,6 +15,15 @@ use crate::net::Place;
 use crate::patience::{transfer_patience, within};
 use crate::pattern::{Hash, Pattern};
 use crate::service::{Ended, Service};
+
+/// Bytes a second that are sent: half of what a slow machine carries, so that queues stay empty and a pause means something.
+const PACE: u64 = 20_000_000;
+
+/// Bytes that are sent at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// What a sender that was held up may make up for at once.
+const BEHIND: Duration = Duration::from_millis(100);
 
 /// A pause that is worth remembering.
 const NOTABLE: Duration = Duration::from_millis(5);
@@ -88,11 +97,15 @@ impl Valve {
     /// Sends until it is closed, and waits for the end of the other direction.
     async fn pour(&self, mut stream: TcpStream) -> io::Result<String> {
         let (mut pattern, mut hash) = (Pattern::new(77), Hash::default());
-        let mut buffer = vec![0; 64 * 1024];
+        let mut buffer = vec![0; CHUNK];
+        let step = Duration::from_nanos(CHUNK as u64 * 1_000_000_000 / PACE);
+        let mut next = Instant::now();
         while !self.shared.closed.load(Ordering::Relaxed) {
             pattern.fill(&mut buffer);
             hash.feed(&buffer);
-            send(&mut stream, &buffer).await?;
+            stream.write_all(&buffer).await?;
+            next = (next + step).max(Instant::now() - BEHIND);
+            tokio::time::sleep_until(next.into()).await;
         }
         stream.shutdown().await?;
         // Nothing comes, but the end.
@@ -169,8 +182,4 @@ impl Pauses {
         let pauses = self.notable.iter().copied().chain(running);
         pauses.map(|(from, to)| to.saturating_duration_since(from.max(moment))).max().unwrap_or_default()
     }
-}
-
-async fn send(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
-    writer.write_all(bytes).await
 }
