@@ -71,7 +71,7 @@ async fn meet(plan: Plan, expected: Expected) -> Option<String> {
             format!("direct after {:?}", line.at - started)
         }
         Expected::Relayed(reason) => {
-            let line = program.line(NONE).await;
+            let line = said(&program, NONE, 1, Duration::from_secs(60)).await;
             let relayed = format!("relayed by {}", relay());
             assert!(line.text.contains(reason) && line.text.contains(&relayed), "{}", line.text);
             assert_eq!(program.log().count(DIRECT), 0);
