@@ -27,6 +27,10 @@ const SHORTEST_RENEWAL: Duration = Duration::from_secs(4);
 /// How long deleting a mapping may take: the program may be waiting for it.
 const DELETION_PATIENCE: Duration = Duration::from_millis(800);
 
+/// How long a request that is under way may go on once nobody wants its mapping: what a router grants to nobody stays
+/// open for two hours.
+const RELEASE_GRACE: Duration = Duration::from_millis(300);
+
 /// Asks the router for ports.
 #[derive(Debug, Clone)]
 pub(crate) struct PortMapper {
@@ -45,9 +49,11 @@ impl PortMapper {
     pub(crate) fn map(&self, local: u16) -> Mapping {
         let (sender, external) = watch::channel(None);
         let released = CancellationToken::new();
-        if let (Some(tasks), Some(port)) = (&self.tasks, NonZeroU16::new(local)) {
+        if let (Some(tasks), Some(port)) = (&self.tasks, NonZeroU16::new(local))
+            && let Some(gateway) = interfaces::gateway()
+        {
             // Not ended with the group, but by the end of the mapping: it has something to give back.
-            tasks.spawn_to_end(keep(interfaces::gateway, port, sender, released.clone()));
+            tasks.spawn_to_end(keep(gateway, port, sender, released.clone()));
         }
         Mapping { external, _release: released.drop_guard() }
     }
@@ -76,14 +82,20 @@ impl Mapping {
 }
 
 async fn keep(
-    gateway: fn() -> Option<Gateway>,
+    gateway: Gateway,
     port: NonZeroU16,
     external: watch::Sender<Option<SocketAddr>>,
     released: CancellationToken,
 ) {
-    let Some(gateway) = gateway() else { return };
-    let obtaining = Lease::obtain(gateway, port);
-    let Some(lease) = released.run_until_cancelled(obtaining).await.flatten() else { return };
+    let too_late = async {
+        released.cancelled().await;
+        sleep(RELEASE_GRACE).await;
+    };
+    let lease = tokio::select! {
+        lease = Lease::obtain(gateway, port) => lease,
+        () = too_late => None,
+    };
+    let Some(lease) = lease else { return };
     let address = lease.external();
     if !is_public(address.ip()) {
         tracing::debug!("{lease} is of no use: that is no public address, another NAT follows");
@@ -136,3 +148,6 @@ async fn give_back(lease: Option<Lease>) {
         Err(_) => tracing::debug!("{name} was not given back: the router does not answer"),
     }
 }
+
+#[cfg(test)]
+mod tests;
