@@ -1,7 +1,5 @@
 //! What clients find out about their place in the network.
 
-use std::path::PathBuf;
-
 use tun_tests::lab::{self, Lab, Nat, SERVER, Site};
 use tun_tests::program::{Launch, Program};
 use tun_tests::tunnel::TOKEN;
@@ -37,15 +35,16 @@ async fn a_change_of_this_machines_addresses_is_noticed_once_and_one_of_others_i
     assert_eq!(client.log().count("this machine's addresses are now"), 3);
 }
 
-/// A router that opens ports on request, by all protocols.
+/// Makes the site's router open ports on request: by UPnP, and if `more` by PCP and NAT-PMP.
 ///
 /// It would refuse to work behind the lab's own public addresses, which are for documentation, so it is told another.
-fn open_ports(site: &Site) -> Option<Program> {
+fn open_ports(site: &Site, more: bool) -> Option<Program> {
     let Some(program) = lab::find("miniupnpd") else {
         lab::skipped("miniupnpd (package miniupnpd-nftables) is not installed");
         return None;
     };
-    let router = site.router().expect("a site with a NAT has a router");
+    let router = site.router()?;
+    let more = if more { "yes" } else { "no" };
     router.nft(
         "table inet filter {
             chain forward {
@@ -65,11 +64,11 @@ fn open_ports(site: &Site) -> Option<Program> {
             chain postrouting_miniupnpd { }
         }",
     );
-    let launch = Launch::of("miniupnpd", PathBuf::from(program)).within(router);
+    let launch = Launch::of("miniupnpd", program).within(router);
     let config = launch.write(
         "miniupnpd.conf",
         &format!(
-            "ext_ifname=wan\next_ip={EXTERNAL}\nlistening_ip=lan\nhttp_port=0\nenable_natpmp=yes\nenable_upnp=yes\n\
+            "ext_ifname=wan\next_ip={EXTERNAL}\nlistening_ip=lan\nhttp_port=0\nenable_natpmp={more}\nenable_upnp=yes\n\
              secure_mode=yes\nuuid=00000000-0000-0000-0000-000000000001\nmin_lifetime=60\nmax_lifetime=86400\n\
              allow 1024-65535 0.0.0.0/0 1024-65535\ndeny 0-65535 0.0.0.0/0 0-65535\n"
         ),
@@ -92,7 +91,7 @@ async fn a_router_that_opens_ports_is_named_with_each_of_its_protocols() {
         Launch::client().within(site.host()).args(words.into_iter().map(str::to_owned))
     };
     tunc_nat(&[]).run().await.expect(0, &["port mapping   none: the router opens no ports on request"]);
-    let Some(router) = open_ports(&site) else { return };
+    let Some(router) = open_ports(&site, true) else { return };
     router.line("HTTP listening on port").await;
     let finished = tunc_nat(&["--json"]).run().await;
     finished.expect(0, &[]);
@@ -115,4 +114,32 @@ async fn a_machine_without_a_router_is_told_so() {
     let words = ["nat", "-s", "198.51.100.1"].map(str::to_owned);
     let finished = Launch::client().within(site.host()).args(words).run().await;
     finished.expect(0, &["port mapping   none: this machine has no IPv4 router"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_is_opened_for_a_direct_path_and_closed_when_the_client_stops() {
+    let Some(mut lab) = Lab::start() else { return };
+    let (site, other) = (lab.site(Nat::PortRestricted), lab.site(Nat::Public));
+    let _server = serve(&lab).await;
+    let Some(router) = open_ports(&site, false) else { return };
+    router.line("HTTP listening on port").await;
+    let start = |label: &str, site: &Site, lines: &str| {
+        let config = format!(
+            "serverAddr = \"{}\"\nauth.token = \"{TOKEN}\"\nlog.level = \"debug\"\n{lines}",
+            SERVER[0]
+        );
+        Launch::client().labelled(label).within(site.host()).config(&config).start()
+    };
+    let service = "name = \"web\"\ntype = \"xtcp\"\nsecretKey = \"a secret of theirs\"\n";
+    let client = start("client", &site, &format!("[[proxies]]\n{service}localPort = 9\n"));
+    client.line("start proxy success").await;
+    let visitor =
+        format!("[[visitors]]\n{service}serverName = \"web\"\nbindPort = 9000\nkeepTunnelOpen = true\n");
+    let visitor = start("visitor", &other, &visitor);
+    visitor.line("[web] direct connection to its client").await;
+    client.line(&format!("the router's port {EXTERNAL}:")).await;
+    router.line(&format!("to {}:", site.address())).await;
+    client.terminate();
+    client.line("by UPnP was given back").await;
+    router.line("DeletePortMapping: external port").await;
 }
