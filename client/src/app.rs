@@ -206,6 +206,7 @@ impl Client {
                         self.backends.clone(),
                         self.tasks.child(),
                         dialled,
+                        self.surroundings.doubts(),
                         &mut ports,
                     );
                     self.server.send_replace(Some(connection.session()));

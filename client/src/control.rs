@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tun_common::config::ProxyKind as LocalKind;
 use tun_common::control::{Channel, PIPE};
@@ -78,6 +78,8 @@ pub(crate) struct Connection<'a> {
     linkless_since: Option<Instant>,
     wants_more: bool,
     suspects: BTreeSet<u32>,
+    /// Changes with every reason to see whether the links still answer.
+    doubts: watch::Receiver<u64>,
     /// The session is about to end on purpose, so lost links are no news.
     leaving: Arc<AtomicBool>,
     ports: &'a mut Ports,
@@ -101,6 +103,7 @@ impl<'a> Connection<'a> {
         backends: Arc<Backends>,
         tasks: Tasks,
         dialled: Dialled,
+        doubts: watch::Receiver<u64>,
         ports: &'a mut Ports,
     ) -> Self {
         let Dialled { new, accepted, secret } = dialled;
@@ -128,6 +131,7 @@ impl<'a> Connection<'a> {
             pause_until: None,
             linkless_since: None,
             wants_more: false,
+            doubts,
             suspects: BTreeSet::new(),
             leaving: Arc::default(),
             ports,
@@ -376,6 +380,7 @@ impl<'a> Connection<'a> {
             self.settings.heartbeat_interval,
             self.settings.heartbeat_timeout,
             retire,
+            self.doubts.clone(),
             self.session.link_events(),
         ));
         let (session, leaving) = (self.session.clone(), self.leaving.clone());

@@ -18,6 +18,7 @@ use portmap::PortMapper;
 use servers::StunServers;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::sync::watch;
 use tun_common::config::{ClientConfig, NatTraversal};
 use tun_common::lifecycle::Tasks;
 
@@ -29,13 +30,34 @@ pub(crate) struct Surroundings {
     pub(crate) network: NetWatch,
     /// Own the mappings that routers granted.
     tasks: Tasks,
+    /// Counts the reasons to doubt that what answered before still does.
+    doubts: watch::Sender<u64>,
 }
 
 impl Surroundings {
     /// Watches until the group of tasks is stopped.
     pub(crate) fn new(config: &ClientConfig, tasks: &Tasks) -> Self {
         let stun = StunServers::new(config.nat_hole_stun_server.clone());
-        Surroundings { stun, network: NetWatch::start(tasks), tasks: tasks.child() }
+        let network = NetWatch::start(tasks);
+        let doubts = watch::Sender::new(0);
+        let (mut moved, doubter) = (network.clone(), doubts.clone());
+        tasks.spawn(async move {
+            loop {
+                moved.changed().await;
+                doubter.send_modify(|count| *count += 1);
+            }
+        });
+        Surroundings { stun, network, tasks: tasks.child(), doubts }
+    }
+
+    /// A path has fallen silent: others may have, too.
+    pub(crate) fn doubt(&self) {
+        self.doubts.send_modify(|count| *count += 1);
+    }
+
+    /// Changes with every reason to doubt that what answered before still does.
+    pub(crate) fn doubts(&self) -> watch::Receiver<u64> {
+        self.doubts.subscribe()
     }
 }
 

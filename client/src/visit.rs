@@ -283,7 +283,7 @@ impl Visit {
         match (result, &mut self.peer) {
             (Ok(new), Some(peer)) => {
                 let again = if peer.met { " again" } else { "" };
-                peer.add_link(new, &self.visitor.settings);
+                peer.add_link(new, &self.visitor.settings, self.visitor.surroundings.doubts());
                 peer.find_paths(&self.visitor);
                 self.backoff.reset();
                 (self.met, self.absent) = (true, false);

@@ -264,6 +264,7 @@ impl Initiator {
         match health {
             Health::Suspect => {
                 present.doubted.get_or_insert(now);
+                self.search.surroundings.doubt();
                 tracing::debug!("[{}] the direct path to {address} is silent", self.name);
                 let why = Some("the direct path is silent".to_owned());
                 self.state.send_replace(PathState::Relayed { why });

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tun_common::control::Channel;
-use tun_common::link::NewLink;
 use tun_common::link::quic::{self, Direct};
 use tun_common::link::tls::PeerTls;
+use tun_common::link::{Health, Link, NewLink};
 use tun_common::session::Session;
 use tun_proto::p2p::punch::{PunchMessage, Role};
 use tun_proto::wire::login::Bytes32;
@@ -94,6 +94,7 @@ impl Responder {
                     current = None;
                     let address = new.link.peer();
                     tracing::info!("[{}] direct connection with the visitor at {address}", self.name);
+                    self.session.tasks().spawn(share_doubts(new.link.clone(), self.search.clone()));
                     self.session.add_link(new, |_, _| {});
                 }
                 Event::Ended(link, Err(error)) => {
@@ -134,6 +135,21 @@ impl Responder {
             Ok(new)
         });
         Current { link, running, messages, told }
+    }
+}
+
+/// Lets the other links of this program be examined whenever this one falls silent.
+async fn share_doubts(link: Link, search: Arc<Search>) {
+    let mut health = link.health();
+    loop {
+        tokio::select! {
+            () = link.gone() => return,
+            Ok(()) = health.changed() => {
+                if *health.borrow_and_update() == Health::Suspect {
+                    search.surroundings.doubt();
+                }
+            }
+        }
     }
 }
 

@@ -91,7 +91,7 @@ impl Peer {
         !self.session.links().is_empty()
     }
 
-    pub(super) fn add_link(&mut self, new: NewLink, settings: &Settings) {
+    pub(super) fn add_link(&mut self, new: NewLink, settings: &Settings, doubts: watch::Receiver<u64>) {
         let link = new.link.clone();
         let session = &self.session;
         session.tasks().spawn(heartbeat::ask(
@@ -99,6 +99,7 @@ impl Peer {
             settings.heartbeat_interval,
             settings.heartbeat_timeout,
             Arc::new(Notify::new()),
+            doubts,
             session.link_events(),
         ));
         session.add_link(new, |_, _| {});

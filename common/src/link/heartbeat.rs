@@ -3,8 +3,9 @@
 use super::{Link, LinkStream};
 use bytes::{Buf, BytesMut};
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tun_proto::session::heartbeat::{Action, Heartbeat};
 use tun_proto::wire::beat::{self, Beat};
 
@@ -19,15 +20,18 @@ pub enum LinkEvent {
 
 /// The side that asks: opens the link's channel and keeps it until the link is gone, which this may bring about.
 ///
-/// `retire` asks it to tell the peer that the link is taken out of use. `events` must be received from; a full queue
-/// loses events that are repeated later or implied by the link's end.
+/// `retire` asks it to tell the peer that the link is taken out of use; a change of `doubts`, to see at once whether the
+/// link still answers. `events` must be received from; a full queue loses events that are repeated later or implied by
+/// the link's end.
 pub async fn ask(
     link: Link,
     interval: Duration,
     timeout: Duration,
-    retire: std::sync::Arc<Notify>,
+    retire: Arc<Notify>,
+    mut doubts: watch::Receiver<u64>,
     events: mpsc::Sender<(u32, LinkEvent)>,
 ) {
+    doubts.mark_unchanged();
     let opened = async {
         let mut stream = link.open().await?;
         stream.write_all(&[beat::OPEN]).await?;
@@ -36,7 +40,7 @@ pub async fn ask(
     let Ok(stream) = opened.await else { return };
     let heart = Heartbeat::asking(interval, timeout, Instant::now());
     Driver { link, stream, heart, input: BytesMut::new(), number: 0, asked: None, events }
-        .run(Some(&retire))
+        .run(Some(Prompts { retire, doubts }))
         .await;
 }
 
@@ -51,6 +55,12 @@ pub async fn answer(
 ) {
     let heart = Heartbeat::listening(promised, timeout, Instant::now());
     Driver { link, stream, heart, input: read_ahead, number: 0, asked: None, events }.run(None).await;
+}
+
+/// What else moves the side that asks.
+struct Prompts {
+    retire: Arc<Notify>,
+    doubts: watch::Receiver<u64>,
 }
 
 struct Driver {
@@ -68,23 +78,28 @@ enum Event {
     Timer,
     Chunk(io::Result<Option<bytes::Bytes>>),
     Retire,
+    Doubt,
     Gone,
 }
 
 impl Driver {
-    async fn run(mut self, retire: Option<&Notify>) {
+    async fn run(mut self, mut prompts: Option<Prompts>) {
         loop {
             let wake = tokio::time::Instant::from_std(self.heart.poll_timeout());
             let event = tokio::select! {
                 () = self.link.gone() => Event::Gone,
                 chunk = self.stream.read_chunk() => Event::Chunk(chunk),
-                () = notified(retire) => Event::Retire,
+                event = prompted(&mut prompts) => event,
                 () = tokio::time::sleep_until(wake) => Event::Timer,
             };
             let proceed = match event {
                 Event::Gone => return,
                 Event::Timer => self.beat().await,
                 Event::Retire => self.send(Beat::Retire).await,
+                Event::Doubt => {
+                    self.heart.handle_doubt(Instant::now());
+                    self.beat().await
+                }
                 Event::Chunk(Ok(Some(chunk))) => {
                     self.input.extend_from_slice(&chunk);
                     self.handle_input().await
@@ -162,9 +177,10 @@ impl Driver {
     }
 }
 
-async fn notified(notify: Option<&Notify>) {
-    match notify {
-        Some(notify) => notify.notified().await,
-        None => std::future::pending().await,
+async fn prompted(prompts: &mut Option<Prompts>) -> Event {
+    let Some(Prompts { retire, doubts }) = prompts else { return std::future::pending().await };
+    tokio::select! {
+        () = retire.notified() => Event::Retire,
+        Ok(()) = doubts.changed() => Event::Doubt,
     }
 }

@@ -15,7 +15,12 @@ pub struct Heartbeat {
     heard: Instant,
     pinged: Option<Instant>,
     suspected: bool,
+    /// There is a reason for doubt: an answer is expected sooner.
+    doubted: bool,
 }
+
+/// How soon a link answers that there is a reason to doubt: a round trip around the world, and as much again.
+const URGENT: Duration = Duration::from_millis(700);
 
 /// What the driver should do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,14 +37,21 @@ impl Heartbeat {
     /// A heart that asks: after `interval` without a sign of life, dead after `timeout`.
     pub fn asking(interval: Duration, timeout: Duration, now: Instant) -> Self {
         let timeout = timeout.max(interval + Duration::from_millis(500));
-        Heartbeat { interval: Some(interval), timeout, heard: now, pinged: None, suspected: false }
+        Heartbeat {
+            interval: Some(interval),
+            timeout,
+            heard: now,
+            pinged: None,
+            suspected: false,
+            doubted: false,
+        }
     }
 
     /// A heart that listens to a peer which asks every `promised`: dead after `timeout`, or after three of the
     /// peer's intervals if that is longer.
     pub fn listening(promised: Duration, timeout: Duration, now: Instant) -> Self {
         let timeout = timeout.max(3 * promised);
-        Heartbeat { interval: None, timeout, heard: now, pinged: None, suspected: false }
+        Heartbeat { interval: None, timeout, heard: now, pinged: None, suspected: false, doubted: false }
     }
 
     /// Something arrived over the link, at `at`.
@@ -48,6 +60,17 @@ impl Heartbeat {
             self.heard = at;
             self.pinged = None;
             self.suspected = false;
+            self.doubted = false;
+        }
+    }
+
+    /// Something else says that the network may have changed: asks now, and suspects the link soon if it does not answer.
+    pub fn handle_doubt(&mut self, now: Instant) {
+        if self.interval.is_some() && !self.suspected {
+            // The link has to answer after this moment, whatever was heard before.
+            self.heard = now;
+            self.pinged = None;
+            self.doubted = true;
         }
     }
 
@@ -57,7 +80,7 @@ impl Heartbeat {
             return Some(Action::Dead);
         }
         let interval = self.interval?;
-        if self.pinged.is_none() && now >= self.heard + interval {
+        if self.pinged.is_none() && (self.doubted || now >= self.heard + interval) {
             self.pinged = Some(now);
             return Some(Action::Ping);
         }
@@ -73,6 +96,7 @@ impl Heartbeat {
         let dead = self.heard + self.timeout;
         match self.interval {
             None => dead,
+            Some(_) if self.pinged.is_none() && self.doubted => self.heard,
             Some(interval) if self.pinged.is_none() => dead.min(self.heard + interval),
             Some(interval) if !self.suspected => dead.min(self.suspect_at(interval)),
             Some(_) => dead,
@@ -80,7 +104,10 @@ impl Heartbeat {
     }
 
     fn suspect_at(&self, interval: Duration) -> Instant {
-        self.heard + interval + (self.timeout - interval) / 3
+        match self.doubted {
+            true => self.heard + URGENT,
+            false => self.heard + interval + (self.timeout - interval) / 3,
+        }
     }
 }
 
@@ -103,6 +130,22 @@ mod tests {
         assert_eq!(heart.poll(start + 8 * SECOND), None);
         assert_eq!(heart.poll(start + 9 * SECOND), Some(Action::Ping));
         assert_eq!(heart.poll(start + 15 * SECOND), Some(Action::Dead));
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "the origin of a clock that only this test turns")]
+    fn a_doubt_asks_at_once_and_shortens_the_patience() {
+        let start = Instant::now();
+        let mut heart = Heartbeat::asking(3 * SECOND, 9 * SECOND, start);
+        heart.handle_doubt(start + SECOND);
+        assert_eq!(heart.poll_timeout(), start + SECOND);
+        assert_eq!(heart.poll(start + SECOND), Some(Action::Ping));
+        assert_eq!(heart.poll_timeout(), start + SECOND + URGENT);
+        let mut silent = heart.clone();
+        assert_eq!(silent.poll(start + SECOND + URGENT), Some(Action::Suspect));
+        heart.handle_heard(start + SECOND + URGENT / 2);
+        assert_eq!(heart.poll(start + SECOND + URGENT), None);
+        assert_eq!(heart.poll_timeout(), start + SECOND + URGENT / 2 + 3 * SECOND);
     }
 
     #[test]
