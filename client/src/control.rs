@@ -66,7 +66,7 @@ pub(crate) struct Connection<'a> {
     secret: SessionSecret,
     channel: ServerChannel,
     link_events: mpsc::Receiver<(u32, LinkEvent)>,
-    /// What tells the heart of each link to retire it, by link number.
+    /// What tells the heart of each link in use to retire it, by link number.
     retire: HashMap<u32, Arc<Notify>>,
     /// Links given up since the server last heard.
     lost: BTreeSet<u32>,
@@ -286,7 +286,8 @@ impl<'a> Connection<'a> {
     fn handle_links(&mut self) {
         let alive: BTreeSet<u32> = self.session.links().iter().map(|link| link.number()).collect();
         self.suspects.retain(|number| alive.contains(number));
-        self.retire.retain(|number, _| alive.contains(number));
+        // The server may not know it yet: what only this side saw break is told with the next link.
+        self.lost.extend(self.retire.extract_if(|number, _| !alive.contains(number)).map(|(number, _)| number));
         if !alive.is_empty() {
             return;
         }
@@ -298,7 +299,8 @@ impl<'a> Connection<'a> {
     }
 
     fn dial_if_needed(&mut self) {
-        let wanted = self.linkless_since.is_some() || !self.suspects.is_empty() || self.wants_more;
+        let told = self.lost.is_empty() && self.suspects.is_empty();
+        let wanted = self.linkless_since.is_some() || !told || self.wants_more;
         if !wanted || self.dialling.is_some() || self.pause_until.is_some() {
             return;
         }
@@ -364,7 +366,7 @@ impl<'a> Connection<'a> {
 
     fn retire_youngest(&mut self) {
         let Some(number) = self.session.youngest_to_retire() else { return };
-        let Some(notify) = self.retire.get(&number) else { return };
+        let Some(notify) = self.retire.remove(&number) else { return };
         tracing::debug!(link = number, "the load is low, retiring a tunnel");
         notify.notify_one();
         self.session.retire(number);
