@@ -250,7 +250,7 @@ async fn a_further_connection_costs_one_round_trip() {
     let _place = LABS.acquire().await;
     let service = async |at| Service::greets_and_listens(at, "hello").await;
     for (visitor, round_trip) in
-        [(Nat::UdpBlocked, 4 * Internet::FAR.delay), (Nat::PortRestricted, 2 * Internet::FAR.delay)]
+        [(Nat::UdpBlocked, 4 * Internet::FAR.delay), (Nat::PortRestricted, 4 * Internet::FAR.delay)]
     {
         let Some(peers) = Peers::start(Plan::new(Nat::PortRestricted, visitor), service).await else {
             return;

@@ -22,7 +22,7 @@ use crate::pattern::Pattern;
 /// What lies between the ends.
 #[derive(Debug, Clone, Copy)]
 pub struct Internet {
-    /// How long a packet takes from one end to another, one way.
+    /// How long a packet takes between a site and the middle of it, where the server is, one way.
     pub delay: Duration,
     /// Routers on the way. A packet that may not pass so many does not arrive.
     pub hops: u8,
@@ -41,13 +41,16 @@ impl Internet {
     pub const NEAR: Internet =
         Internet { delay: Duration::ZERO, hops: 5, loss: 0.0, rate: None, queue: 8 << 20, seed: 1 };
 
-    /// 25 ms each way, five hops. The queue is what 1 Gbit/s keeps on the way, and 4 MiB that wait.
+    /// 25 ms each way between a site and the middle, five hops. The queue is what 1 Gbit/s keeps on the way, and 4 MiB that wait.
     pub const FAR: Internet = Internet { delay: Duration::from_millis(25), ..Self::NEAR };
 }
 
 /// A place where the internet ends: a site, or the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct End(usize);
+
+/// The first that is connected.
+const SERVER: End = End(0);
 
 /// What a cut concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +122,10 @@ impl Net {
         map.lines.push(Arc::clone(&line));
         for other in (0..=end.0).map(End) {
             for pair in [(end, other), (other, end)] {
-                map.ways.entry(pair).or_insert_with(|| Arc::new(Way::lasting(self.core.kind.delay)));
+                // The server is in the middle; from site to site it takes both ways.
+                let server = pair.0 == SERVER || pair.1 == SERVER;
+                let delay = self.core.kind.delay * if server { 1 } else { 2 };
+                map.ways.entry(pair).or_insert_with(|| Arc::new(Way::lasting(delay)));
             }
         }
         drop(map);
