@@ -119,6 +119,7 @@ impl Peers {
             .env("TUN_TOKEN", TOKEN)
             .env("TUN_SECRET", SECRET)
             .args(["visit", NAME, "-s", &relay().to_string()])
+            .args(std::env::var("TUN_TEST_LOG").is_ok().then_some("-v"))
             .args(args)
     }
 

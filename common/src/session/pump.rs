@@ -20,7 +20,7 @@ use tokio::time::Sleep;
 use tun_proto::limits::{DATA_HEADROOM, MAX_DATA};
 use tun_proto::session::recv::Next;
 use tun_proto::session::stream::{Stream, Transmit};
-use tun_proto::wire::stream::ResetCode;
+use tun_proto::wire::stream::{AttachMode, ResetCode};
 
 /// Turns of the loop before other tasks of the worker get theirs.
 const TURNS: usize = 32;
@@ -60,6 +60,8 @@ pub(super) struct Pump {
     linkless: bool,
     /// There may be a better link than that of the current attachment.
     moving: bool,
+    /// The current attachment is a hedge against a link in doubt.
+    hedged: bool,
     /// When an unanswered stream is given up.
     deadline: Option<Instant>,
     timer: Option<(Instant, Pin<Box<Sleep>>)>,
@@ -110,6 +112,7 @@ impl Pump {
             opening: None,
             linkless: false,
             moving: false,
+            hedged: false,
             deadline,
             timer: None,
             reading: true,
@@ -164,7 +167,11 @@ impl Pump {
         match opened {
             None => self.linkless = true,
             Some((link, io)) => {
-                let mode = mode_of_move(self.current().map(|attached| &attached.link));
+                let current = self.current().map(|attached| &attached.link);
+                let doubted = current.is_some_and(Link::is_suspect);
+                // A hedge may be slow, and stuck as well: back on the better link, nobody waits for what it carries.
+                let mode = if self.hedged { AttachMode::Resend } else { mode_of_move(current) };
+                self.hedged = doubted;
                 let epoch = self.stream.attach(mode);
                 self.attached.push(Attached::new(epoch, link, io, Reader::default()));
                 self.moving = false;
@@ -181,8 +188,8 @@ impl Pump {
         let Some(current) = self.current() else { return false };
         let (better, doubted) = (self.session.has_better(&current.link), current.link.is_suspect());
         self.moving = better;
-        // The peer must have followed to one place before it is led to the next; unless that one answers no more.
-        better && (doubted || self.stream.is_settled())
+        // The peer must have followed to one place before it is led to the next, unless all is sent again there.
+        better && (doubted || self.hedged || self.stream.is_settled())
     }
 
     fn poll_frames_in(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
