@@ -4,10 +4,11 @@
 //! [`tun_proto::p2p::punch`] their sockets. The link that comes of one joins the session's others, and everything above
 //! goes on as before.
 
-pub(crate) mod attempt;
+mod attempt;
 pub(crate) mod gather;
 pub(crate) mod initiator;
 pub(crate) mod interfaces;
+mod meeting;
 pub(crate) mod netwatch;
 pub(crate) mod portmap;
 pub(crate) mod responder;

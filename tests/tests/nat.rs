@@ -86,6 +86,12 @@ async fn a_port_restricted_cone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_carrier_grade_nat() {
+    let name = "port-restricted cone NAT";
+    named(Nat::CarrierGrade, [name, EI, APD, "preserved"], [name, NOT_APD, APD, "preserved"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_symmetric_nat_with_random_ports() {
     let said = ["symmetric NAT", APD, APD, "random"];
     named(Nat::SymmetricRandom, said, said).await;

@@ -193,6 +193,27 @@ async fn routers_that_forget_everything_do_not_end_a_transfer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_dies_at_a_regular_age_is_replaced_before() {
+    const AGE: Duration = Duration::from_secs(12);
+    let _turn = alone().await;
+    let direction = Direction::Download;
+    let Some(mut scene) = Scene::begin(Nat::SymmetricRandom, Nat::Public, direction).await else { return };
+    let mut met = scene.meets().await;
+    for _ in 0..2 {
+        scene.flow.flow_until(met + AGE).await;
+        scene.peers.serving.forget_connections();
+        met = scene.meets().await;
+    }
+    let renewed = said(&scene.program, DIRECT, scene.connections + 1, AGE).await.at;
+    scene.goes(Ways::is_direct).await;
+    let pause = scene.flow.longest_pause_since(met + Duration::from_secs(1));
+    eprintln!("replaced at the age of {:?}: silent for {pause:?}", renewed - met);
+    assert!(renewed < met + AGE, "{:?}", renewed - met);
+    assert!(pause <= RELAY_ROUND_TRIP, "{pause:?}");
+    scene.finish(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_whose_public_address_changes_is_met_again() {
     both_ways(async |direction| {
         let Some(mut scene) = Scene::direct(Nat::PortRestricted, Nat::PortRestricted, direction).await else {

@@ -22,9 +22,6 @@ use tun_proto::p2p::candidate::{Candidate, CandidateKind};
 use tun_proto::p2p::punch::{Action, Config, Failure, Found, Punch, PunchMessage, Role, SocketId};
 use tun_proto::wire::login::Bytes32;
 
-/// Messages of the peer that wait for the attempt. More than one that keeps to the protocol has under way.
-pub(super) const MESSAGES: usize = 64;
-
 /// How long the responder waits on the nominated path for the direct link's handshake to begin.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(5);
 

@@ -3,25 +3,22 @@
 //! It speaks with the other client over a stream of their session, so that it goes on while the server is away, and the
 //! other way round: what it does never touches the relayed link.
 
-use super::attempt::{Attempt, AttemptError, MESSAGES};
+use super::meeting::{Meeting, Plan, Progress, progress};
 use super::{PathState, Search};
 use bytes::Bytes;
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::sleep_until;
 use tun_common::control::{Channel, PIPE};
-use tun_common::link::quic::{self, Direct};
 use tun_common::link::tls::PeerTls;
 use tun_common::link::{Health, Link, NewLink};
 use tun_common::random;
 use tun_common::session::{Outcome, Session, channel};
 use tun_proto::p2p::path::{PathFinder, Retries};
-use tun_proto::p2p::punch::{PunchMessage, Role};
+use tun_proto::p2p::punch::Role;
 use tun_proto::wire::control::StreamMeta;
 use tun_proto::wire::login::Bytes32;
 use tun_proto::wire::paths::PathMessage;
@@ -56,17 +53,6 @@ pub(crate) struct Initiator {
 }
 
 type Paths = Channel<PathMessage, PathMessage>;
-type Running = Pin<Box<dyn Future<Output = Result<NewLink, AttemptError>> + Send>>;
-
-/// An attempt under way.
-struct Current {
-    link: u32,
-    running: Running,
-    messages: mpsc::Sender<PunchMessage>,
-    told: mpsc::Receiver<PunchMessage>,
-    /// The other client's certificate, once it takes part.
-    certificate: watch::Sender<Option<Bytes32>>,
-}
 
 /// The direct link that streams are on.
 struct Present {
@@ -79,8 +65,7 @@ struct Present {
 
 enum Event {
     Message(PathMessage),
-    Tell(u32, PunchMessage),
-    Ended(Result<NewLink, AttemptError>),
+    Attempt(Progress),
     Network,
     LinkGone,
     Health(Health),
@@ -117,17 +102,20 @@ impl Initiator {
         let mut finder = PathFinder::new(self.retries);
         finder.handle_wanted(true, Instant::now());
         let mut network = self.search.surroundings.network.clone();
-        let mut current: Option<Current> = None;
+        let mut current: Option<Meeting> = None;
+        // The other client's certificate, once it takes part in the attempt.
+        let mut certificate = watch::Sender::new(None);
         let mut present: Option<Present> = None;
         loop {
             if current.is_none() && finder.poll(Instant::now()).is_some() {
-                current = Some(self.start(&mut channel).await?);
+                certificate = watch::Sender::new(None);
+                current = Some(self.start(&mut channel, certificate.subscribe()).await?);
             }
             let wake = [finder.poll_timeout(), present.as_ref().and_then(Present::alarm)];
             let wake = wake.into_iter().flatten().min();
             let event = tokio::select! {
                 message = channel.receive() => Event::Message(message?.ok_or(io::ErrorKind::UnexpectedEof)?),
-                event = happening(&mut current) => event,
+                progress = progress(&mut current) => Event::Attempt(progress),
                 event = changing(&mut present) => event,
                 () = network.changed() => Event::Network,
                 () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => Event::Timer,
@@ -140,16 +128,19 @@ impl Initiator {
                     current = None;
                 }
                 Event::Message(message) => {
-                    if let Some(reason) = current.as_ref().and_then(|current| current.handle(message)) {
+                    let handled = current.as_ref().map(|current| handle(current, &certificate, message));
+                    if let Some(Err(reason)) = handled {
                         current = None;
                         finder.handle_failed(now);
-                        self.set_relayed(reason);
+                        if present.is_none() {
+                            self.set_relayed(reason);
+                        }
                     }
                 }
-                Event::Tell(link, message) => {
+                Event::Attempt(Progress::Tell(link, message)) => {
                     channel.send(&PathMessage::Punch { link, message }).await?;
                 }
-                Event::Ended(Ok(new)) => {
+                Event::Attempt(Progress::Ended(_, Ok(new))) => {
                     current = None;
                     finder.handle_link_up(now);
                     let old = present.replace(self.adopt(new));
@@ -157,7 +148,7 @@ impl Initiator {
                         self.session.retire(old.link.number());
                     }
                 }
-                Event::Ended(Err(error)) => {
+                Event::Attempt(Progress::Ended(_, Err(error))) => {
                     current = None;
                     finder.handle_failed(now);
                     if present.is_none() {
@@ -196,40 +187,18 @@ impl Initiator {
     }
 
     /// Starts an attempt; the other client takes part when it hears of it.
-    async fn start(&self, channel: &mut Paths) -> io::Result<Current> {
+    async fn start(
+        &self,
+        channel: &mut Paths,
+        peer: watch::Receiver<Option<Bytes32>>,
+    ) -> io::Result<Meeting> {
         let link = self.next_link.fetch_add(1, Ordering::Relaxed);
-        let (secret, tls) = (Bytes32(random::bytes()), self.tls.clone());
-        let attempt = PathMessage::Attempt { link, secret, certificate: tls.fingerprint() };
+        let secret = Bytes32(random::bytes());
+        let attempt = PathMessage::Attempt { link, secret, certificate: self.tls.fingerprint() };
         channel.send(&attempt).await?;
         tracing::debug!("[{}] looking for a direct path", self.name);
-        let (messages, receiver) = mpsc::channel(MESSAGES);
-        let (tell, told) = mpsc::channel(MESSAGES);
-        let (certificate, mut known) = watch::channel(None);
-        let attempt = Attempt::new(Role::Initiator, secret, self.search.clone(), tell);
-        let tasks = self.session.tasks().clone();
-        let running = Box::pin(async move {
-            let won = attempt.run(receiver).await?;
-            // The other client has said it before anything else.
-            let peer = known.wait_for(Option::is_some).await.ok().and_then(|known| *known);
-            let peer = peer.ok_or(AttemptError::PeerGone)?;
-            let direct = Direct {
-                socket: won.socket,
-                remote: won.remote,
-                number: link,
-                round_trip: won.round_trip,
-                peer,
-            };
-            let new = quic::dial(direct, &tls).await.map_err(AttemptError::Handshake)?;
-            if let Some(mapping) = won.mapping {
-                let link = new.link.clone();
-                tasks.spawn(async move {
-                    link.gone().await;
-                    drop(mapping);
-                });
-            }
-            Ok(new)
-        });
-        Ok(Current { link, running, messages, told, certificate })
+        let (search, tls, tasks) = (self.search.clone(), self.tls.clone(), self.session.tasks().clone());
+        Ok(Meeting::begin(Plan { role: Role::Initiator, link, secret, search, tls, peer, tasks }))
     }
 
     fn adopt(&self, new: NewLink) -> Present {
@@ -281,22 +250,23 @@ impl Initiator {
     }
 }
 
-impl Current {
-    /// Passes on what concerns this attempt; returns why the attempt is over if it is.
-    fn handle(&self, message: PathMessage) -> Option<String> {
-        match message {
-            PathMessage::Joined { link, certificate } if link == self.link => {
-                self.certificate.send_replace(Some(certificate));
-                None
-            }
-            PathMessage::Declined { link, reason } if link == self.link => Some(reason),
-            PathMessage::Punch { link, message } if link == self.link => {
-                // One that keeps to the protocol has few messages under way.
-                self.messages.try_send(message).is_err().then(|| AttemptError::PeerGone.to_string())
-            }
-            // Of an attempt that is over here.
-            _ => None,
+/// Passes on what concerns the attempt; fails with the reason why it is over if it is.
+fn handle(
+    current: &Meeting,
+    certificate: &watch::Sender<Option<Bytes32>>,
+    message: PathMessage,
+) -> Result<(), String> {
+    match message {
+        PathMessage::Joined { link, certificate: theirs } if link == current.link => {
+            certificate.send_replace(Some(theirs));
+            Ok(())
         }
+        PathMessage::Declined { link, reason } if link == current.link => Err(reason),
+        PathMessage::Punch { link, message } if link == current.link => {
+            current.handle(message).map_err(|error| error.to_string())
+        }
+        // Of an attempt that is over here.
+        _ => Ok(()),
     }
 }
 
@@ -317,17 +287,6 @@ impl Present {
         } else {
             finder.handle_link_down(now);
         }
-    }
-}
-
-/// What happens to the attempt that is under way.
-async fn happening(current: &mut Option<Current>) -> Event {
-    let Some(current) = current else { return std::future::pending().await };
-    tokio::select! {
-        biased;
-        // What it still has to say goes first.
-        Some(message) = current.told.recv() => Event::Tell(current.link, message),
-        result = &mut current.running => Event::Ended(result),
     }
 }
 

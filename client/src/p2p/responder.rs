@@ -2,19 +2,17 @@
 //! direct link that comes of one.
 
 use super::Search;
-use super::attempt::{Attempt, AttemptError, MESSAGES};
-use std::future::Future;
+use super::attempt::AttemptError;
+use super::meeting::{Meeting, Plan, Progress, progress};
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use tokio::io::DuplexStream;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tun_common::control::Channel;
-use tun_common::link::quic::{self, Direct};
 use tun_common::link::tls::PeerTls;
-use tun_common::link::{Health, Link, NewLink};
+use tun_common::link::{Health, Link};
 use tun_common::session::Session;
-use tun_proto::p2p::punch::{PunchMessage, Role};
+use tun_proto::p2p::punch::Role;
 use tun_proto::wire::login::Bytes32;
 use tun_proto::wire::paths::PathMessage;
 
@@ -30,20 +28,9 @@ pub(crate) struct Responder {
 }
 
 type Paths = Channel<PathMessage, PathMessage>;
-type Running = Pin<Box<dyn Future<Output = Result<NewLink, AttemptError>> + Send>>;
-
-/// An attempt under way.
-struct Current {
-    link: u32,
-    running: Running,
-    messages: mpsc::Sender<PunchMessage>,
-    told: mpsc::Receiver<PunchMessage>,
-}
-
 enum Event {
     Message(PathMessage),
-    Tell(u32, PunchMessage),
-    Ended(u32, Result<NewLink, AttemptError>),
+    Attempt(Progress),
     Network,
 }
 
@@ -64,14 +51,14 @@ impl Responder {
 
     async fn serve(&self, mut channel: Paths) -> io::Result<()> {
         let mut network = self.search.surroundings.network.clone();
-        let mut current: Option<Current> = None;
+        let mut current: Option<Meeting> = None;
         loop {
             let event = tokio::select! {
                 message = channel.receive() => match message? {
                     Some(message) => Event::Message(message),
                     None => return Ok(()),
                 },
-                event = happening(&mut current) => event,
+                progress = progress(&mut current) => Event::Attempt(progress),
                 () = network.changed() => Event::Network,
             };
             match event {
@@ -82,26 +69,30 @@ impl Responder {
                 }
                 Event::Message(PathMessage::Punch { link, message }) => {
                     let attempt = current.as_ref().filter(|current| current.link == link);
-                    // One that keeps to the protocol has few messages under way.
-                    if attempt.is_some_and(|current| current.messages.try_send(message).is_err()) {
+                    if attempt.is_some_and(|current| current.handle(message).is_err()) {
                         current = None;
                     }
                 }
                 // A client's messages, which a visitor does not send.
                 Event::Message(_) => return Err(io::ErrorKind::InvalidData.into()),
-                Event::Tell(link, message) => channel.send(&PathMessage::Punch { link, message }).await?,
-                Event::Ended(_, Ok(new)) => {
+                Event::Attempt(Progress::Tell(link, message)) => {
+                    channel.send(&PathMessage::Punch { link, message }).await?;
+                }
+                Event::Attempt(Progress::Ended(_, Ok(new))) => {
                     current = None;
                     let address = new.link.peer();
                     tracing::info!("[{}] direct connection with the visitor at {address}", self.name);
                     self.session.tasks().spawn(share_doubts(new.link.clone(), self.search.clone()));
                     self.session.add_link(new, |_, _| {});
                 }
-                Event::Ended(link, Err(error)) => {
+                Event::Attempt(Progress::Ended(link, Err(error))) => {
                     current = None;
                     tracing::debug!("[{}] no direct path to the visitor: {error}", self.name);
                     // The visitor may know already; if not, it need not wait for the end of its patience.
-                    let reason = error.to_string();
+                    let reason = match error {
+                        AttemptError::Failed(failure) => failure.mirrored().to_string(),
+                        other => other.to_string(),
+                    };
                     channel.send(&PathMessage::Declined { link, reason }).await?;
                 }
                 Event::Network => channel.send(&PathMessage::NetworkChanged).await?,
@@ -109,32 +100,10 @@ impl Responder {
         }
     }
 
-    fn join(&self, link: u32, secret: Bytes32, peer: Bytes32) -> Current {
-        let tls = self.tls.clone();
-        let (messages, receiver) = mpsc::channel(MESSAGES);
-        let (tell, told) = mpsc::channel(MESSAGES);
-        let attempt = Attempt::new(Role::Responder, secret, self.search.clone(), tell);
-        let tasks = self.session.tasks().clone();
-        let running = Box::pin(async move {
-            let won = attempt.run(receiver).await?;
-            let direct = Direct {
-                socket: won.socket,
-                remote: won.remote,
-                number: link,
-                round_trip: won.round_trip,
-                peer,
-            };
-            let new = quic::accept(direct, &tls).await.map_err(AttemptError::Handshake)?;
-            if let Some(mapping) = won.mapping {
-                let link = new.link.clone();
-                tasks.spawn(async move {
-                    link.gone().await;
-                    drop(mapping);
-                });
-            }
-            Ok(new)
-        });
-        Current { link, running, messages, told }
+    fn join(&self, link: u32, secret: Bytes32, peer: Bytes32) -> Meeting {
+        let (search, tls, tasks) = (self.search.clone(), self.tls.clone(), self.session.tasks().clone());
+        let (_, peer) = watch::channel(Some(peer));
+        Meeting::begin(Plan { role: Role::Responder, link, secret, search, tls, peer, tasks })
     }
 }
 
@@ -150,16 +119,5 @@ async fn share_doubts(link: Link, search: Arc<Search>) {
                 }
             }
         }
-    }
-}
-
-/// What happens to the attempt that is under way.
-async fn happening(current: &mut Option<Current>) -> Event {
-    let Some(current) = current else { return std::future::pending().await };
-    tokio::select! {
-        biased;
-        // What it still has to say goes first.
-        Some(message) = current.told.recv() => Event::Tell(current.link, message),
-        result = &mut current.running => Event::Ended(current.link, result),
     }
 }

@@ -34,7 +34,7 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tun_proto::limits::{HANDSHAKE_DEADLINE, LINK_STREAM_LIMIT};
+use tun_proto::limits::HANDSHAKE_DEADLINE;
 use tun_proto::session::pulse::ACK_DELAY;
 use tun_proto::wire::login::Bytes32;
 
@@ -69,6 +69,10 @@ const DATAGRAM_BUFFER: usize = 64 * 1024;
 
 /// Bounds for what is taken for the round trip before quinn has measured its own.
 const FIRST_ROUND_TRIP: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// Streams that the peer may open to begin with. quinn sets memory aside for all that it allows, a few hundred KiB for as
+/// many as a link may carry, so the limit grows with the use of it.
+const FIRST_STREAMS: u32 = 256;
 
 /// Who repeats the first packet of the peer's handshake from elsewhere may be in one at once with the accepting end.
 const MAX_HANDSHAKES: usize = 8;
@@ -199,7 +203,7 @@ fn transport(round_trip: Duration, acknowledged: &Acknowledged) -> TransportConf
     acknowledgements.ack_eliciting_threshold(VarInt::from_u32(ACK_EVERY)).max_ack_delay(Some(ACK_DELAY));
     let mut config = TransportConfig::default();
     config
-        .max_concurrent_bidi_streams(VarInt::from_u32(LINK_STREAM_LIMIT as u32))
+        .max_concurrent_bidi_streams(VarInt::from_u32(FIRST_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .max_idle_timeout(IDLE_TIMEOUT.try_into().ok())
         .keep_alive_interval(Some(KEEP_ALIVE))

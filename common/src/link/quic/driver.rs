@@ -1,15 +1,16 @@
 //! What a direct link does beside its streams' work: opens and accepts them, watches the path, and ends in order.
 
-use super::IDLE_TIMEOUT;
 use super::congestion::Acknowledged;
 use super::owned::Owned;
 use super::pulse;
 use super::stream::{Shared, Stream};
+use super::{FIRST_STREAMS, IDLE_TIMEOUT};
 use crate::link::{Ends, Link, LinkStream};
 use quinn::{Connection, ConnectionError, Endpoint, VarInt};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tun_proto::limits::LINK_STREAM_LIMIT;
 
 /// How long a closing link may take to send what is queued, and then to tell the peer.
 const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
@@ -48,7 +49,7 @@ impl Driver {
             () = link.inner.close.cancelled() => None,
             error = connection.closed() => Some(error),
             error = open_streams(connection, &shared, &mut requests) => Some(error),
-            error = accept_streams(connection, &shared, &accepted) => Some(error),
+            error = accept_streams(connection, &shared, &accepted, &link) => Some(error),
             error = pulse::watch(connection, &acknowledged, &shared, &link) => Some(error),
             error = pulse::listen(connection) => Some(error),
         };
@@ -129,12 +130,19 @@ async fn accept_streams(
     connection: &Connection,
     shared: &Arc<Shared>,
     accepted: &mpsc::Sender<LinkStream>,
+    link: &Link,
 ) -> ConnectionError {
+    let mut allowed = FIRST_STREAMS;
     loop {
         match connection.accept_bi().await {
             // A peer that opens streams faster than they are looked at gets the surplus reset.
             Ok((send, recv)) => drop(accepted.try_send(Stream::new_link_stream(send, recv, shared))),
             Err(error) => return error,
+        }
+        // In time for a peer that goes on like this.
+        if link.streams() * 2 >= allowed as usize && (allowed as usize) < LINK_STREAM_LIMIT {
+            allowed *= 2;
+            connection.set_max_concurrent_bi_streams(VarInt::from_u32(allowed));
         }
     }
 }

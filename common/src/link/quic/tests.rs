@@ -99,6 +99,19 @@ async fn read_all(stream: &mut LinkStream) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_peer_may_open_ever_more_streams_as_it_goes_on() {
+    const STREAMS: usize = 4 * FIRST_STREAMS as usize;
+    let (one, mut other) = linked().await;
+    let mut held = Vec::new();
+    for _ in 0..STREAMS {
+        let mut stream = soon(one.link.open()).await.unwrap();
+        soon(stream.write_all(b"x")).await.unwrap();
+        held.push((stream, other.accepted().await));
+    }
+    assert_eq!((one.link.streams(), other.link.streams()), (STREAMS, STREAMS));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn streams_carry_bytes_both_ways_and_end_one_way_at_a_time() {
     let (one, mut other) = linked().await;
     let mut stream = one.link.open().await.unwrap();
