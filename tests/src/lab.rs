@@ -14,7 +14,7 @@ mod nat;
 pub mod probe;
 mod space;
 
-pub use internet::{Carried, Cut, End, Internet, Traffic};
+pub use internet::{Carried, Cut, Datagram, End, Internet, Tap, Traffic};
 pub use nat::Nat;
 pub(crate) use space::within;
 pub use space::{Space, find, leave, names, sweep};
@@ -242,6 +242,11 @@ impl Lab {
     /// What has gone from one end to another until now.
     pub fn carried(&self, from: End, to: End) -> Carried {
         self.net.carried(from, to)
+    }
+
+    /// Keeps what passes an end from now on, until what is returned goes.
+    pub fn tap(&self, end: End) -> Tap {
+        self.net.tap(end)
     }
 
     /// Sets how long packets take between two ends, each way.

@@ -1,6 +1,9 @@
 //! Two peers in the network lab: a client that serves a private proxy, and a visitor that may reach it directly.
 
+pub mod exchange;
 pub mod flow;
+pub mod storm;
+pub mod stranger;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Sub;
@@ -34,7 +37,11 @@ pub struct Plan {
     client: Access,
     /// None: on the same network as the client.
     visitor: Option<Access>,
+    clear: bool,
 }
+
+/// What clients are told that shall speak to the server without TLS.
+const CLEAR: &str = "transport.tls.enable = false";
 
 /// A server, and a client that serves. Everything in it ends when this value goes.
 #[derive(Debug)]
@@ -69,17 +76,23 @@ pub struct Ways {
 impl Plan {
     /// Each at a site of its own, 25 ms from everybody else.
     pub fn new(client: impl Into<Access>, visitor: impl Into<Access>) -> Self {
-        Self { internet: Internet::FAR, client: client.into(), visitor: Some(visitor.into()) }
+        Self { internet: Internet::FAR, client: client.into(), visitor: Some(visitor.into()), clear: false }
     }
 
     /// Both on one network.
     pub fn together(access: impl Into<Access>) -> Self {
-        Self { internet: Internet::FAR, client: access.into(), visitor: None }
+        Self { internet: Internet::FAR, client: access.into(), visitor: None, clear: false }
     }
 
     /// With another internet.
     pub fn across(self, internet: Internet) -> Self {
         Self { internet, ..self }
+    }
+
+    /// Without TLS between the client and the server, so that nothing but the encryption from end to end hides anything.
+    /// The visitor is to be a [`Peers::visitor_in_the_clear`].
+    pub fn in_the_clear(self) -> Self {
+        Self { clear: true, ..self }
     }
 }
 
@@ -95,7 +108,8 @@ impl Peers {
         }
         let local = SocketAddr::from((Ipv4Addr::LOCALHOST, SERVICE_PORT));
         let service = service((serving.host(), local).into()).await;
-        let config = format!("bindAddr = \"::\"\nauth.token = \"{TOKEN}\"\n");
+        let (force, lines) = if plan.clear { ("transport.tls.force = false\n", CLEAR) } else { ("", "") };
+        let config = format!("bindAddr = \"::\"\nauth.token = \"{TOKEN}\"\n{force}");
         let server_launch = Launch::server().within(lab.server()).config(&config);
         let server = server_launch.start();
         server.line(&format!("listening on [::]:{BIND_PORT}")).await;
@@ -104,7 +118,7 @@ impl Peers {
              localPort = {SERVICE_PORT}\n",
             local.ip()
         );
-        let config = client_config(relay(), "", &[]) + &proxy;
+        let config = client_config(relay(), lines, &[]) + &proxy;
         let client_launch = Launch::client().labelled("tunc serving").within(serving.host()).config(&config);
         let client = client_launch.start();
         client.line(&format!("{NAME}] start proxy success")).await;
@@ -127,6 +141,22 @@ impl Peers {
     pub async fn visitor(&self) -> Program {
         let address = entrance().to_string();
         let program = self.visit(&["--bind", &address]).start();
+        program.line(&format!("listening on {address}")).await;
+        program
+    }
+
+    /// A running visitor that listens at [`Peers::entrance`] and speaks to the server without TLS.
+    pub async fn visitor_in_the_clear(&self) -> Program {
+        let address = entrance();
+        let config = client_config(relay(), CLEAR, &[])
+            + &format!(
+                "[[visitors]]\nname = \"to-{NAME}\"\ntype = \"xtcp\"\nserverName = \"{NAME}\"\n\
+                 secretKey = \"{SECRET}\"\nbindAddr = \"{}\"\nbindPort = {}\n",
+                address.ip(),
+                address.port()
+            );
+        let launch = Launch::client().labelled("tunc visiting").within(self.visiting_host()).config(&config);
+        let program = launch.start();
         program.line(&format!("listening on {address}")).await;
         program
     }
@@ -195,7 +225,8 @@ impl Peers {
         self.lab.readdress(&mut self.serving);
     }
 
-    fn visiting_host(&self) -> &Space {
+    /// The namespace of the visitor.
+    pub fn visiting_host(&self) -> &Space {
         match &self.visiting {
             Some(site) => site.host(),
             None => &self.serving.hosts()[1],

@@ -276,6 +276,16 @@ impl Program {
         resident_kib(self.pid()).unwrap_or_else(|| panic!("no such process\n{}", self.log.tail()))
     }
 
+    /// The most resident memory that it ever had, in KiB.
+    pub fn peak_kib(&self) -> u64 {
+        memory_kib(self.pid(), "VmHWM:").unwrap_or_else(|| panic!("no such process\n{}", self.log.tail()))
+    }
+
+    /// How many files, sockets among them, it has open.
+    pub fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process runs").count()
+    }
+
     fn signal(&self, signal: Signal) {
         // The lock keeps the reaper from freeing the process id in between.
         let mut child = self.child.lock().expect("no panic while held");
@@ -301,8 +311,12 @@ impl Drop for Program {
 
 /// The resident memory of a process in KiB, as the kernel accounts for it.
 pub fn resident_kib(pid: i32) -> Option<u64> {
+    memory_kib(pid, "VmRSS:")
+}
+
+fn memory_kib(pid: i32, field: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?.parse().ok()
+    status.lines().find_map(|line| line.strip_prefix(field))?.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 /// Allows this process, and those that it starts, as many open files as the system lets it.

@@ -206,6 +206,11 @@ impl Service {
         all.expect("the service lives")[n - 1].clone()
     }
 
+    /// How all connections ended that have ended, in the order of their ends.
+    pub fn ended(&self) -> Vec<Ended> {
+        self.ended.borrow().clone()
+    }
+
     /// Stops it: when this returns, its port refuses connections.
     pub async fn stop(self) {
         self.accepting.stop().await;

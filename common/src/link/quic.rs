@@ -7,27 +7,32 @@ mod congestion;
 mod driver;
 mod owned;
 mod pulse;
+mod quiet;
 mod stream;
 #[cfg(test)]
 mod tests;
 
 use super::tls::{OWN_NAME, PeerTls, TlsError};
 use super::{Link, LinkKind, NewLink};
+use crate::random;
 use congestion::{Acknowledged, CountingConfig};
 use driver::{Driver, Transport};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use owned::Owned;
+use quiet::{Ids, Quiet};
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    AckFrequencyConfig, ClientConfig, Connection, Endpoint, EndpointConfig, ServerConfig, TransportConfig,
-    VarInt,
+    AckFrequencyConfig, ClientConfig, Connection, ConnectionId, Endpoint, EndpointConfig, Runtime as _,
+    ServerConfig, TransportConfig, VarInt,
 };
+use ring::digest;
 use socket2::SockRef;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tun_proto::limits::HANDSHAKE_DEADLINE;
 use tun_proto::session::pulse::ACK_DELAY;
@@ -69,8 +74,11 @@ const FIRST_ROUND_TRIP: (Duration, Duration) = (Duration::from_millis(10), Durat
 /// many as a link may carry, so the limit grows with the use of it.
 const FIRST_STREAMS: u32 = 256;
 
-/// Strangers that may be in a handshake at once with an accepting end.
+/// Who repeats the first packet of the peer's handshake from elsewhere may be in one at once with the accepting end.
 const MAX_HANDSHAKES: usize = 8;
+
+/// Length of the connection ID that a handshake begins with, in bytes: the longest there is (RFC 9000 §17.2).
+const FIRST_DESTINATION: usize = 20;
 
 /// What a direct link is made of.
 #[derive(Debug)]
@@ -93,19 +101,26 @@ pub struct Direct {
 /// # Errors
 /// If the peer is another one, or does not answer within [`HANDSHAKE_DEADLINE`].
 pub async fn dial(direct: Direct, tls: &PeerTls) -> io::Result<NewLink> {
+    let first = first_destination(tls.fingerprint(), direct.peer, direct.number);
+    dial_to(first, direct, tls).await
+}
+
+async fn dial_to(first: ConnectionId, direct: Direct, tls: &PeerTls) -> io::Result<NewLink> {
     let crypto = QuicClientConfig::try_from(tls.direct_client(direct.peer).map_err(unusable)?)
         .map_err(io::Error::other)?;
     let mut config = ClientConfig::new(Arc::new(crypto));
     let acknowledged = Acknowledged::default();
     config.transport_config(Arc::new(transport(direct.round_trip, &acknowledged)));
-    let (endpoint, tasks) = endpoint(direct.socket, None)?;
+    config.initial_dst_cid_provider(Arc::new(move || first));
+    let (endpoint, tasks, socket) = endpoint(direct.socket, None)?;
     let connecting = endpoint.connect_with(config, direct.remote, OWN_NAME).map_err(io::Error::other)?;
     let connection = within_deadline(async { connecting.await.map_err(refused) }).await?;
+    socket.connected.store(true, Ordering::Relaxed);
     Ok(new_link(Transport::new(connection, endpoint, tasks), acknowledged, direct.number))
 }
 
-/// Takes the accepting part: the first connection with the right certificate is the link, wherever it comes from.
-/// Not cancellation safe: the path is lost.
+/// Takes the accepting part: the first connection with the right certificate is the link, wherever it comes from. Nobody
+/// else gets an answer. Not cancellation safe: the path is lost.
 ///
 /// # Errors
 /// If nobody with that certificate comes within [`HANDSHAKE_DEADLINE`].
@@ -115,11 +130,23 @@ pub async fn accept(direct: Direct, tls: &PeerTls) -> io::Result<NewLink> {
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
     let acknowledged = Acknowledged::default();
     config.transport_config(Arc::new(transport(direct.round_trip, &acknowledged)));
-    let (endpoint, tasks) = endpoint(direct.socket, Some(config))?;
+    let first = first_destination(direct.peer, tls.fingerprint(), direct.number);
+    let (endpoint, tasks, socket) = endpoint(direct.socket, Some((config, first)))?;
     let connection = within_deadline(first_proven(&endpoint)).await?;
     // Whoever comes later is not answered.
     endpoint.set_server_config(None);
+    socket.connected.store(true, Ordering::Relaxed);
     Ok(new_link(Transport::new(connection, endpoint, tasks), acknowledged, direct.number))
+}
+
+/// Where the first packets of a link's handshake are addressed to (RFC 9000 §7.2): to what only its two ends know before,
+/// so that nobody else needs an answer.
+fn first_destination(dialing: Bytes32, accepting: Bytes32, number: u32) -> ConnectionId {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in [b"tun direct v1", &dialing.0[..], &accepting.0, &number.to_be_bytes()] {
+        context.update(part);
+    }
+    ConnectionId::new(&context.finish().as_ref()[..FIRST_DESTINATION])
 }
 
 async fn first_proven(endpoint: &Endpoint) -> io::Result<Connection> {
@@ -147,7 +174,11 @@ async fn within_deadline<T>(handshake: impl Future<Output = io::Result<T>>) -> i
     tokio::time::timeout(HANDSHAKE_DEADLINE, handshake).await.unwrap_or_else(|_| Err(late()))
 }
 
-fn endpoint(socket: UdpSocket, server: Option<ServerConfig>) -> io::Result<(Endpoint, Arc<Owned>)> {
+/// With what is accepted, and where it must be addressed to, at the accepting end.
+fn endpoint(
+    socket: UdpSocket,
+    accepting: Option<(ServerConfig, ConnectionId)>,
+) -> io::Result<(Endpoint, Arc<Owned>, Arc<Quiet>)> {
     // The kernel may grant less.
     let buffers = SockRef::from(&socket);
     let _ = buffers.set_recv_buffer_size(SOCKET_BUFFER);
@@ -155,9 +186,14 @@ fn endpoint(socket: UdpSocket, server: Option<ServerConfig>) -> io::Result<(Endp
     let mut config = EndpointConfig::default();
     // So that no datagram of the path's opening can look like one of QUIC's.
     config.grease_quic_bit(false);
+    let key = u64::from_ne_bytes(random::bytes());
+    config.cid_generator(move || Box::new(Ids::new(key)));
     let tasks = Arc::new(Owned::default());
-    let endpoint = Endpoint::new(config, server, socket, tasks.clone())?;
-    Ok((endpoint, tasks))
+    let (server, first) = accepting.unzip();
+    let socket =
+        Arc::new(Quiet { socket: tasks.wrap_udp_socket(socket)?, key, first, connected: false.into() });
+    let endpoint = Endpoint::new_with_abstract_socket(config, server, socket.clone(), tasks.clone())?;
+    Ok((endpoint, tasks, socket))
 }
 
 fn transport(round_trip: Duration, acknowledged: &Acknowledged) -> TransportConfig {

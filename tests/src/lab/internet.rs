@@ -5,6 +5,7 @@
 
 mod line;
 mod packet;
+mod tap;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 pub(super) use line::open;
 use line::{Line, Parcel};
 use packet::{Header, Payload, travel};
+use tap::Kept;
+pub use tap::{Datagram, Tap};
 
 use super::space::Space;
 use crate::pattern::Pattern;
@@ -106,6 +109,7 @@ struct Map {
     owners: HashMap<IpAddr, End>,
     lines: Vec<Arc<Line>>,
     ways: HashMap<(End, End), Arc<Way>>,
+    taps: Vec<Arc<Kept>>,
 }
 
 impl Net {
@@ -160,6 +164,11 @@ impl Net {
     pub(super) fn carried(&self, from: End, to: End) -> Carried {
         let way = self.way(from, to);
         Carried { udp: way.udp.load(Ordering::SeqCst), tcp: way.tcp.load(Ordering::SeqCst) }
+    }
+
+    /// Listens at an end.
+    pub(super) fn tap(&self, end: End) -> Tap {
+        Tap::start(&self.core, end)
     }
 
     /// Sets how long one way takes.
@@ -249,6 +258,9 @@ impl Sender {
             let delay = Duration::from_nanos(way.delay_nanos.load(Ordering::Relaxed));
             let len = packet.len();
             let due = core.tick(leaves + delay);
+            for tap in &map.taps {
+                tap.hear(self.end, to, header, &packet);
+            }
             if line.take(Parcel { due, packet }, core.kind.queue) {
                 way.count(header.payload, len);
             }

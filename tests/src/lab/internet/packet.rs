@@ -47,6 +47,33 @@ impl Header {
     }
 }
 
+/// What UDP and TCP begin with, and what follows (RFC 768, RFC 9293).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ports<'a> {
+    pub(super) source: u16,
+    pub(super) destination: u16,
+    pub(super) bytes: &'a [u8],
+}
+
+impl<'a> Ports<'a> {
+    /// Reads them behind the header of a packet; `None` where there are none, as in the later fragments of IPv4.
+    pub(super) fn of(header: Header, packet: &'a [u8]) -> Option<Self> {
+        let skipped = match header.from {
+            IpAddr::V4(_) if packet.get(6)? & 0x1f != 0 || *packet.get(7)? != 0 => return None,
+            IpAddr::V4(_) => usize::from(packet.first()? & 0xf) * 4,
+            IpAddr::V6(_) => 40,
+        };
+        let segment = packet.get(skipped..)?;
+        let skipped = match header.payload {
+            Payload::Udp => 8,
+            Payload::Tcp => usize::from(segment.get(12)? >> 4) * 4,
+            Payload::Other => return None,
+        };
+        let port = |at: usize| Some(u16::from_be_bytes([*segment.get(at)?, *segment.get(at + 1)?]));
+        Some(Self { source: port(0)?, destination: port(2)?, bytes: segment.get(skipped..)? })
+    }
+}
+
 /// Takes so many hops off what a packet may still go; false if it does not live that long. The packet has a header.
 pub(super) fn travel(packet: &mut [u8], hops: u8) -> bool {
     let version = packet[0] >> 4;
@@ -91,5 +118,8 @@ mod tests {
         assert!(!travel(&mut packet.clone(), 64));
         let header = Header::of(&packet).unwrap();
         assert_eq!((header.payload, header.to), (Payload::Udp, "192.168.0.199".parse().unwrap()));
+        let whole = [&packet[..], &[0xe9, 0x7c, 0x1b, 0x58, 0, 9, 0, 0, 7]].concat();
+        assert_eq!(Ports::of(header, &whole), Some(Ports { source: 59_772, destination: 7000, bytes: &[7] }));
+        assert_eq!(Ports::of(header, &whole[..27]), None);
     }
 }
