@@ -33,6 +33,18 @@ impl Visitor {
         Self(stream)
     }
 
+    /// The same where the service may reset the connection before it is known here to stand: `None` then.
+    pub async fn try_connect(at: impl Into<Place>) -> Option<Self> {
+        let place = at.into();
+        match soon(&format!("a connection to {place}"), place.connect()).await {
+            Ok(stream) => Some(Self(stream)),
+            Err(e) => {
+                assert_eq!(e.kind(), io::ErrorKind::ConnectionReset, "nobody accepts at {place}");
+                None
+            }
+        }
+    }
+
     /// Sends `bytes`.
     pub async fn send(&mut self, bytes: &[u8]) {
         within(transfer_patience(), "sending", self.0.write_all(bytes))
@@ -147,10 +159,8 @@ impl Visitor {
 pub async fn sent_away(at: impl Into<Place>) {
     let place = at.into();
     let sending_away = async {
-        match place.connect().await {
-            Ok(stream) => _ = Visitor(stream).end().await,
-            // It can happen before the connection is known here to stand.
-            Err(e) => assert_eq!(e.kind(), io::ErrorKind::ConnectionReset, "nobody accepts at {place}"),
+        if let Some(mut visitor) = Visitor::try_connect(place).await {
+            visitor.end().await;
         }
     };
     within(Duration::from_secs(1), "a visitor of a service that is down is sent away", sending_away).await;
