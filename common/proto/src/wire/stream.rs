@@ -253,6 +253,19 @@ impl Frame {
         Ok(Some(frame))
     }
 
+    /// How many bytes the frame that begins with `input`, and is not complete, lacks at least: all that it does once the
+    /// header of a data frame is there.
+    pub fn missing(input: &[u8]) -> usize {
+        let mut rest = input;
+        if ![Some(&DATA), Some(&PROMPT)].contains(&rest.first()) {
+            return 1;
+        }
+        rest.advance(1);
+        let Ok(Some(_)) = varint::get(&mut rest) else { return 1 };
+        let Ok(Some(len)) = varint::get(&mut rest) else { return 1 };
+        (len.min(MAX_DATA as u64) as usize).saturating_sub(rest.len()).max(1)
+    }
+
     fn decode_data(
         input: &mut impl Buf,
         consumed: usize,
@@ -323,6 +336,7 @@ mod tests {
                     Ok(None),
                     "{frame:?} cut at {cut}"
                 );
+                assert!((1..=whole.len() - cut).contains(&Frame::missing(&whole[..cut])));
             }
             assert_eq!(Frame::decode(&mut whole), Ok(Some(frame)));
             assert!(whole.is_empty());
