@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tun_common::link::handshake::{self, HandshakeError};
-use tun_common::link::{Io, Link, NewLink, Side, tcp};
+use tun_common::link::{Link, LinkIo, NewLink, ReadAhead, Side, tcp};
 use tun_common::random;
 use tun_proto::auth::SessionSecret;
 use tun_proto::backoff::Backoff;
@@ -116,8 +116,8 @@ async fn connect(
     let stream = tcp::dial(host, *port).await.map_err(failed)?;
     tcp::tune(&stream, settings.keepalive).map_err(failed)?;
     let peer = stream.peer_addr().map_err(failed)?;
-    let (mut io, exporter, certificate): (Box<dyn Io>, _, _) = match &settings.tls {
-        None => (Box::new(stream), None, None),
+    let (mut io, exporter, certificate): (Box<dyn LinkIo>, _, _) = match &settings.tls {
+        None => (Box::new(ReadAhead::new(stream)), None, None),
         Some(tls) => {
             let secured =
                 tls.connect(stream).await.map_err(|source| DialError::Tls { server: server(), source })?;

@@ -162,14 +162,14 @@ impl Peers {
         &self,
         io: RelayedStream,
         service: &PrivateService,
-    ) -> Result<(Box<dyn tun_common::link::Io>, PeerHello), PeerError> {
+    ) -> Result<(Box<dyn tun_common::link::LinkIo>, PeerHello), PeerError> {
         peer::receive(io, &self.tls, &service.name, service.secret.expose()).await
     }
 
     fn add_link(
         self: &Arc<Self>,
         service: Arc<PrivateService>,
-        io: Box<dyn tun_common::link::Io>,
+        io: Box<dyn tun_common::link::LinkIo>,
         hello: PeerHello,
         source: &str,
     ) {

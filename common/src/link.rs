@@ -16,7 +16,8 @@ pub mod tls;
 pub mod udp;
 mod yamux;
 
-pub use buffered::Io;
+pub use buffered::{Io, LinkIo};
+pub use readahead::ReadAhead;
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::io;
@@ -112,7 +113,7 @@ impl Link {
     /// Multiplexes `io` with yamux. `number` names the link within its session; `read_ahead` are bytes that were
     /// read from `io` already.
     pub fn over_yamux(
-        io: Box<dyn Io>,
+        io: Box<dyn LinkIo>,
         read_ahead: BytesMut,
         side: Side,
         number: u32,
@@ -123,7 +124,7 @@ impl Link {
 
     /// The same over a stream between two peers that the server relays.
     pub fn over_relay(
-        io: Box<dyn Io>,
+        io: Box<dyn LinkIo>,
         read_ahead: BytesMut,
         side: Side,
         number: u32,
@@ -134,7 +135,7 @@ impl Link {
 
     fn multiplexed(
         kind: LinkKind,
-        io: Box<dyn Io>,
+        io: Box<dyn LinkIo>,
         read_ahead: BytesMut,
         side: Side,
         number: u32,

@@ -3,8 +3,8 @@
 //! Drives the pairing of [`tun_proto::session::pairing`]. Nothing here has a deadline of its own: the caller puts one
 //! around it.
 
-use crate::link::Io;
 use crate::link::tls::PeerTls;
+use crate::link::{Io, LinkIo};
 use crate::random;
 use bytes::BytesMut;
 use std::io;
@@ -41,7 +41,7 @@ pub async fn visit(
     proxy: &str,
     secret: &str,
     hello: &PeerHello,
-) -> Result<Box<dyn Io>, PeerError> {
+) -> Result<Box<dyn LinkIo>, PeerError> {
     let exchange = Exchange::new(true, proxy, secret, random::bytes());
     io.write_all(&exchange.message()).await?;
     let secured = tls.connect(AnswerFirst { io, answer: [0; MESSAGE_LEN], filled: 0 }).await?;
@@ -68,7 +68,7 @@ pub async fn receive(
     tls: &PeerTls,
     proxy: &str,
     secret: &str,
-) -> Result<(Box<dyn Io>, PeerHello), PeerError> {
+) -> Result<(Box<dyn LinkIo>, PeerHello), PeerError> {
     let exchange = Exchange::new(false, proxy, secret, random::bytes());
     let mut theirs = [0; MESSAGE_LEN];
     io.read_exact(&mut theirs).await?;
@@ -149,7 +149,7 @@ mod tests {
     async fn meet(
         visitor: &str,
         client: &str,
-    ) -> (Result<Box<dyn Io>, PeerError>, Result<PeerHello, PeerError>) {
+    ) -> (Result<Box<dyn LinkIo>, PeerError>, Result<PeerHello, PeerError>) {
         let (a, b) = tokio::io::duplex(1 << 16);
         let (one, other) = (PeerTls::new().unwrap(), PeerTls::new().unwrap());
         let hello = PeerHello { session: Id([5; 16]), link: 0, heartbeat_ms: 3000 };

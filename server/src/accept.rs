@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tun_common::lifecycle::Tasks;
 use tun_common::limit::LoginFailures;
 use tun_common::link::handshake::{self, HandshakeError};
-use tun_common::link::{Io, Link, Side, heartbeat, tcp};
+use tun_common::link::{Link, LinkIo, ReadAhead, Side, heartbeat, tcp};
 use tun_common::random;
 use tun_proto::admission::Admission;
 use tun_proto::limits::HANDSHAKE_DEADLINE;
@@ -52,7 +52,7 @@ struct Pending {
 
 /// A connection that may become a link.
 struct Newcomer {
-    io: Box<dyn Io>,
+    io: Box<dyn LinkIo>,
     input: BytesMut,
     login: ServerLogin,
     peer: SocketAddr,
@@ -130,13 +130,13 @@ impl Gate {
         if stream.peek(&mut first).await? == 0 {
             return Err(Failure::Empty);
         }
-        let (io, exporter): (Box<dyn Io>, _) = if preface::is_tls(first[0]) {
+        let (io, exporter): (Box<dyn LinkIo>, _) = if preface::is_tls(first[0]) {
             let secured = settings.tls.accept(stream).await.map_err(Failure::Tls)?;
             (Box::new(secured.stream), Some(secured.exporter))
         } else if settings.force_tls {
             return Err(Failure::Plain);
         } else {
-            (Box::new(stream), None)
+            (Box::new(ReadAhead::new(stream)), None)
         };
         let certificate = exporter.map(|_| settings.tls.fingerprint());
         let login = ServerLogin::new(settings.key.clone(), exporter, random::bytes(), certificate);

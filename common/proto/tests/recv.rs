@@ -47,7 +47,7 @@ proptest! {
             match step {
                 Step::Piece(at, len) => {
                     let bytes: Vec<u8> = (at..at + len).map(byte_at).collect();
-                    prop_assert_eq!(half.handle_data(at as u64, Bytes::from(bytes)), Ok(()));
+                    prop_assert_eq!(half.handle_data(at as u64, Bytes::from(bytes), at % 3 == 0), Ok(()));
                     known[at..at + len].fill(true);
                 }
                 Step::Take(len) => {
@@ -106,7 +106,7 @@ fn attack() -> impl Strategy<Value = Attack> {
     let len = prop_oneof![30 => 1..50usize, 1 => Just(MAX_DATA)];
     let frame = prop_oneof![
         2 => offset().prop_map(|received| Frame::Attached { received }),
-        8 => (offset(), len).prop_map(|(offset, len)| Frame::Data { offset, payload: Bytes::from(vec![0; len]) }),
+        8 => (offset(), len).prop_map(|(offset, len)| Frame::Data { offset, payload: Bytes::from(vec![0; len]), prompt: offset % 2 == 0 }),
         3 => offset().prop_map(|offset| Frame::Ack { offset }),
         1 => offset().prop_map(|offset| Frame::Fin { offset }),
         1 => (offset(), code).prop_map(|(offset, code)| Frame::Reset { offset, code }),
@@ -176,7 +176,7 @@ proptest! {
             }
             while stream.poll_detached().is_some() {}
             prop_assert!(stream.held().1 <= MAX_WINDOW + MAX_DATA as u64);
-            let _ = (stream.is_closed(), stream.epitaph(), stream.poll_timeout(), stream.wants_attachment());
+            let _ = (stream.is_closed(), stream.epitaph(), stream.poll_timeout(true), stream.wants_attachment());
         }
         drop(stream);
         prop_assert_eq!(budget.used(), 0);
@@ -188,7 +188,8 @@ fn tiny_pieces_are_charged_for_what_they_cost() {
     for gap in [1, 2] {
         let mut half = RecvHalf::default();
         let most = MAX_WINDOW / CHUNK_OVERHEAD + MAX_DATA as u64;
-        let refused = (0..most).position(|i| half.handle_data(i * gap, Bytes::from_static(b"x")).is_err());
+        let refused =
+            (0..most).position(|i| half.handle_data(i * gap, Bytes::from_static(b"x"), false).is_err());
         let pieces = refused.unwrap() as u64;
         assert!(
             pieces * (1 + CHUNK_OVERHEAD) >= MAX_WINDOW,

@@ -95,7 +95,9 @@ fn a_failure_is_delivered_once_and_leaves_nothing_behind() {
         let attach = Attach { stream: Id([1; 16]), epoch, mode, received: 0, meta };
         stream.handle_attach(&attach, now).unwrap();
         stream.push(BytesMut::zeroed(DATA_HEADROOM + 10));
-        stream.handle_frame(0, Frame::Data { offset: 0, payload: Bytes::from_static(b"x") }, now).unwrap();
+        stream
+            .handle_frame(0, Frame::Data { offset: 0, payload: Bytes::from_static(b"x"), prompt: false }, now)
+            .unwrap();
         stream.handle_frame(0, Frame::Reset { offset: 2, code: ResetCode::Aborted }, now).unwrap();
         if aborted {
             stream.abort(ResetCode::Aborted, now);
@@ -105,7 +107,7 @@ fn a_failure_is_delivered_once_and_leaves_nothing_behind() {
         stream.consume_end(now);
         assert_eq!(stream.next(now), None);
         assert!(stream.is_closed() && stream.epitaph().is_none());
-        assert_eq!((stream.held(), stream.room(), stream.poll_timeout()), ((0, 0), 0, None));
+        assert_eq!((stream.held(), stream.room(), stream.poll_timeout(true)), ((0, 0), 0, None));
         assert_eq!(budget.used(), 0);
         // Should the opener come back before the stream is dropped, it is told.
         stream.handle_attach(&Attach { epoch: 1, ..attach }, now).unwrap();

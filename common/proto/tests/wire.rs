@@ -32,8 +32,9 @@ fn frame() -> impl Strategy<Value = Frame> {
     let payload = prop_oneof![9 => 1..300usize, 1 => Just(MAX_DATA)];
     prop_oneof![
         integer().prop_map(|received| Frame::Attached { received }),
-        (integer(), payload, any::<u8>())
-            .prop_map(|(offset, len, fill)| Frame::Data { offset, payload: Bytes::from(vec![fill; len]) }),
+        (integer(), payload, any::<u8>(), any::<bool>()).prop_map(|(offset, len, fill, prompt)| {
+            Frame::Data { offset, payload: Bytes::from(vec![fill; len]), prompt }
+        }),
         integer().prop_map(|offset| Frame::Ack { offset }),
         integer().prop_map(|offset| Frame::Fin { offset }),
         (integer(), code()).prop_map(|(offset, code)| Frame::Reset { offset, code }),

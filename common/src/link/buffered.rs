@@ -2,8 +2,9 @@
 //!
 //! The multiplexer reads and writes a 12-byte header and a body for every frame and flushes after each. Here a flush
 //! only takes note; the driver calls [`Flusher::poll_flush`] when the multiplexer has nothing more to do, so that
-//! all frames of one turn leave with one system call (and, under TLS, in full records). Buffers exist only while
-//! they hold bytes: an idle link costs none.
+//! all frames of one turn leave with one system call (and, under TLS, in full records). Reading copies straight out of
+//! the buffer of what lies below. The buffer for writing stays while much is sent, and goes with the heartbeats that
+//! follow: an idle link has none.
 
 use super::Traffic;
 use bytes::{Buf, BytesMut};
@@ -12,14 +13,31 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite};
+use tun_proto::limits::MAX_DATA;
 
-/// Bytes gathered before a write goes to the socket, and asked for in one read.
+/// Bytes gathered before a write goes to the socket.
 const CAPACITY: usize = 64 * 1024;
 
-/// Any byte stream a link can run on.
+/// A buffer for control frames and heartbeats.
+const SMALL: usize = 1024;
+
+/// A buffer for data: a frame may be added as long as less than [`CAPACITY`] is gathered.
+const LARGE: usize = CAPACITY + MAX_DATA + SMALL;
+
+/// A flush of less than this is one of a link that is idle, or that mostly receives.
+const LITTLE: usize = 4 * 1024;
+
+/// Flushes of little in a row after which a large buffer is given back.
+const PATIENCE: u8 = 8;
+
+/// Any byte stream.
 pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// A byte stream that a link can run on: it has a buffer of its own to read from.
+pub trait LinkIo: Io + AsyncBufRead {}
+impl<T: Io + AsyncBufRead> LinkIo for T {}
 
 /// The multiplexer's end.
 pub(super) struct Buffered(Arc<Mutex<Inner>>);
@@ -28,15 +46,27 @@ pub(super) struct Buffered(Arc<Mutex<Inner>>);
 pub(super) struct Flusher(Arc<Mutex<Inner>>);
 
 struct Inner {
-    io: Box<dyn Io>,
+    io: Box<dyn LinkIo>,
     traffic: Arc<Traffic>,
-    read: BytesMut,
+    /// Read from `io` before the link began.
+    ahead: BytesMut,
     write: BytesMut,
+    /// How much of `write` the socket has taken.
+    sent: usize,
+    /// Bytes written since the last flush.
+    gathered: usize,
+    /// Flushes of little in a row.
+    quiet: u8,
 }
 
 /// Wraps `io`; `read_ahead` are bytes that were read from it already.
-pub(super) fn buffered(io: Box<dyn Io>, read_ahead: BytesMut, traffic: Arc<Traffic>) -> (Buffered, Flusher) {
-    let inner = Arc::new(Mutex::new(Inner { io, traffic, read: read_ahead, write: BytesMut::new() }));
+pub(super) fn buffered(
+    io: Box<dyn LinkIo>,
+    read_ahead: BytesMut,
+    traffic: Arc<Traffic>,
+) -> (Buffered, Flusher) {
+    let inner = Inner { io, traffic, ahead: read_ahead, write: BytesMut::new(), sent: 0, gathered: 0, quiet: 0 };
+    let inner = Arc::new(Mutex::new(inner));
     (Buffered(inner.clone()), Flusher(inner))
 }
 
@@ -45,6 +75,7 @@ impl Flusher {
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = lock(&self.0);
         ready!(inner.poll_drain(cx))?;
+        inner.tidy();
         Pin::new(&mut inner.io).poll_flush(cx)
     }
 
@@ -61,8 +92,8 @@ fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
 
 impl Inner {
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.write.is_empty() {
-            let Poll::Ready(written) = Pin::new(&mut self.io).poll_write(cx, &self.write) else {
+        while self.sent < self.write.len() {
+            let Poll::Ready(written) = Pin::new(&mut self.io).poll_write(cx, &self.write[self.sent..]) else {
                 self.traffic.note_waiting();
                 return Poll::Pending;
             };
@@ -71,50 +102,46 @@ impl Inner {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.traffic.note_written(n);
-            self.write.advance(n);
+            self.sent += n;
         }
         self.traffic.note_taken();
-        self.write = BytesMut::new();
+        self.write.clear();
+        self.sent = 0;
         Poll::Ready(Ok(()))
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.read.reserve(CAPACITY);
-        match tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut self.read) {
-            Poll::Ready(Ok(n)) => {
-                self.traffic.note_read(n);
-                Poll::Ready(Ok(n))
-            }
-            other => {
-                self.read = BytesMut::new();
-                other
-            }
+    /// Gives the buffer back when it is not worth its memory any more.
+    fn tidy(&mut self) {
+        let gathered = std::mem::take(&mut self.gathered);
+        if gathered >= LITTLE {
+            self.quiet = 0;
+        } else if gathered > 0 {
+            self.quiet = self.quiet.saturating_add(1);
         }
-    }
-
-    fn poll_read_past(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut into = ReadBuf::new(buf);
-        ready!(Pin::new(&mut self.io).poll_read(cx, &mut into))?;
-        let n = into.filled().len();
-        self.traffic.note_read(n);
-        Poll::Ready(Ok(n))
+        if self.quiet >= PATIENCE || self.write.capacity() < CAPACITY {
+            self.write = BytesMut::new();
+        }
     }
 }
 
 impl FuturesRead for Buffered {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut inner = lock(&self.0);
-        if inner.read.is_empty() {
-            if buf.len() >= CAPACITY {
-                return inner.poll_read_past(cx, buf);
+        let inner = &mut *inner;
+        if !inner.ahead.is_empty() {
+            let n = buf.len().min(inner.ahead.len());
+            buf[..n].copy_from_slice(&inner.ahead[..n]);
+            inner.ahead.advance(n);
+            if inner.ahead.is_empty() {
+                inner.ahead = BytesMut::new();
             }
-            if ready!(inner.poll_fill(cx))? == 0 {
-                return Poll::Ready(Ok(0));
-            }
+            return Poll::Ready(Ok(n));
         }
-        let n = buf.len().min(inner.read.len());
-        buf[..n].copy_from_slice(&inner.read[..n]);
-        inner.read.advance(n);
+        let available = ready!(Pin::new(&mut inner.io).poll_fill_buf(cx))?;
+        let n = buf.len().min(available.len());
+        buf[..n].copy_from_slice(&available[..n]);
+        Pin::new(&mut inner.io).consume(n);
+        inner.traffic.note_read(n);
         Poll::Ready(Ok(n))
     }
 }
@@ -126,10 +153,11 @@ impl FuturesWrite for Buffered {
         if inner.write.len() >= CAPACITY {
             ready!(inner.poll_drain(cx))?;
         }
-        if inner.write.is_empty() {
-            inner.write.reserve(if buf.len() < 1024 { 1024 } else { CAPACITY });
+        if inner.write.capacity() - inner.write.len() < buf.len() {
+            inner.write.reserve(if buf.len() < SMALL { SMALL } else { LARGE.max(buf.len()) });
         }
         inner.write.extend_from_slice(buf);
+        inner.gathered += buf.len();
         Poll::Ready(Ok(buf.len()))
     }
 
@@ -142,5 +170,65 @@ impl FuturesWrite for Buffered {
         let mut inner = lock(&self.0);
         ready!(inner.poll_drain(cx))?;
         Pin::new(&mut inner.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ReadAhead;
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::io::AsyncReadExt;
+
+    async fn turn(buffered: &mut Buffered, flusher: &Flusher, len: usize) {
+        let bytes = vec![7; len];
+        let written = poll_fn(|cx| Pin::new(&mut *buffered).poll_write(cx, &bytes)).await.unwrap();
+        assert_eq!(written, len);
+        poll_fn(|cx| flusher.poll_flush(cx)).await.unwrap();
+    }
+
+    fn capacity(flusher: &Flusher) -> usize {
+        lock(&flusher.0).write.capacity()
+    }
+
+    #[tokio::test]
+    async fn a_busy_link_keeps_its_buffer_and_an_idle_one_has_none() {
+        let (near, mut far) = tokio::io::duplex(1000);
+        let drain = async move { far.read_to_end(&mut Vec::new()).await };
+        let use_it = async move {
+            let io = Box::new(ReadAhead::new(near));
+            let (mut buffered, flusher) = buffered(io, BytesMut::new(), Arc::new(Traffic::new()));
+            turn(&mut buffered, &flusher, 12).await;
+            assert_eq!(capacity(&flusher), 0);
+            turn(&mut buffered, &flusher, MAX_DATA).await;
+            let large = capacity(&flusher);
+            assert!(large >= LARGE);
+            for _ in 1..PATIENCE {
+                turn(&mut buffered, &flusher, 12).await;
+                assert_eq!(capacity(&flusher), large);
+            }
+            turn(&mut buffered, &flusher, 12).await;
+            assert_eq!(capacity(&flusher), 0);
+        };
+        let (drained, ()) = tokio::join!(drain, use_it);
+        assert_eq!(drained.unwrap(), MAX_DATA + 12 * (usize::from(PATIENCE) + 1));
+    }
+
+    #[tokio::test]
+    async fn what_was_read_before_comes_first() {
+        let (near, mut far) = tokio::io::duplex(1000);
+        tokio::io::AsyncWriteExt::write_all(&mut far, b"world").await.unwrap();
+        drop(far);
+        let io = Box::new(ReadAhead::new(near));
+        let (mut buffered, _flusher) = buffered(io, BytesMut::from("hello "), Arc::new(Traffic::new()));
+        let mut read = Vec::new();
+        let mut piece = [0; 4];
+        loop {
+            match poll_fn(|cx| Pin::new(&mut buffered).poll_read(cx, &mut piece)).await.unwrap() {
+                0 => break,
+                n => read.extend_from_slice(&piece[..n]),
+            }
+        }
+        assert_eq!(read, b"hello world");
     }
 }

@@ -1,4 +1,4 @@
-//! A socket under TLS, read in large pieces.
+//! A socket, under TLS or not, read in large pieces.
 //!
 //! rustls asks for 4 KiB at a time, five system calls a record. Here one brings several records while bytes stream in.
 //! As elsewhere, a buffer exists only while it holds bytes.
@@ -8,7 +8,7 @@ use bytes::{Buf, BytesMut};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes asked for to begin with: what rustls would ask for.
 const FIRST: usize = 4 * 1024;
@@ -17,7 +17,7 @@ const FIRST: usize = 4 * 1024;
 const MOST: usize = 64 * 1024;
 
 /// Reads ahead; writes go straight through.
-pub(super) struct ReadAhead<S> {
+pub struct ReadAhead<S> {
     io: S,
     ahead: BytesMut,
     /// Bytes the next read asks for.
@@ -25,7 +25,8 @@ pub(super) struct ReadAhead<S> {
 }
 
 impl<S> ReadAhead<S> {
-    pub(super) fn new(io: S) -> Self {
+    /// Reads ahead of what is asked of `io`.
+    pub fn new(io: S) -> Self {
         ReadAhead { io, ahead: BytesMut::new(), size: FIRST }
     }
 }
@@ -44,21 +45,43 @@ impl<S: Io> AsyncRead for ReadAhead<S> {
                 this.adapt(buf.filled().len() - before);
                 return Poll::Ready(Ok(()));
             }
-            this.ahead.reserve(this.size);
-            let mut limited = bytes::BufMut::limit(&mut this.ahead, this.size);
-            match tokio_util::io::poll_read_buf(Pin::new(&mut this.io), cx, &mut limited) {
-                Poll::Ready(Ok(n)) => this.adapt(n),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => {
-                    this.ahead = BytesMut::new();
-                    return Poll::Pending;
-                }
-            }
+            ready!(this.poll_fill(cx))?;
         }
         let n = buf.remaining().min(this.ahead.len());
         buf.put_slice(&this.ahead[..n]);
         this.ahead.advance(n);
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: Io> AsyncBufRead for ReadAhead<S> {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        if this.ahead.is_empty() {
+            ready!(this.poll_fill(cx))?;
+        }
+        Poll::Ready(Ok(&this.ahead))
+    }
+
+    fn consume(mut self: Pin<&mut Self>, amount: usize) {
+        self.ahead.advance(amount);
+    }
+}
+
+impl<S: Io> ReadAhead<S> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ahead.reserve(self.size);
+        let mut limited = bytes::BufMut::limit(&mut self.ahead, self.size);
+        match tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut limited) {
+            Poll::Ready(read) => {
+                self.adapt(read?);
+                Poll::Ready(Ok(()))
+            }
+            Poll::Pending => {
+                self.ahead = BytesMut::new();
+                Poll::Pending
+            }
+        }
     }
 }
 

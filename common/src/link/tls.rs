@@ -21,11 +21,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tun_proto::auth::EXPORTER_LABEL;
+use tun_proto::limits::PEER_RECORD;
 use tun_proto::wire::login::Bytes32;
 
 /// Name in the server's own certificate, and the one a client asks for when none is configured and the server is
 /// reached by an address that a certificate cannot name.
 pub(super) const OWN_NAME: &str = "tuns";
+
+/// [`PEER_RECORD`] as rustls counts: with the record's header.
+const PEER_FRAGMENT: usize = PEER_RECORD + 5;
 
 /// What two peers agree to speak over a direct connection.
 const DIRECT_ALPN: &[u8] = b"tun/1";
@@ -123,7 +127,10 @@ impl ServerTls {
     ///
     /// # Errors
     /// Whatever is wrong with the peer or the connection.
-    pub async fn accept<S: super::Io>(&self, stream: S) -> std::io::Result<Secured<impl super::Io + use<S>>> {
+    pub async fn accept<S: super::Io>(
+        &self,
+        stream: S,
+    ) -> std::io::Result<Secured<impl super::LinkIo + use<S>>> {
         let stream = self.acceptor.accept(ReadAhead::new(stream)).await?;
         let exporter = exporter(|out| stream.get_ref().1.export_keying_material(out, EXPORTER_LABEL, None))?;
         Ok(Secured { stream, exporter, certificate: Some(self.fingerprint) })
@@ -143,6 +150,15 @@ impl ClientTls {
     /// # Errors
     /// [`TlsError`], naming the key and the file.
     pub fn new(files: &Files, server_name: &str, server_addr: &str) -> Result<Self, TlsError> {
+        Self::with_fragments(files, server_name, server_addr, None)
+    }
+
+    fn with_fragments(
+        files: &Files,
+        server_name: &str,
+        server_addr: &str,
+        max_fragment: Option<usize>,
+    ) -> Result<Self, TlsError> {
         let wanted = if server_name.is_empty() { server_addr } else { server_name };
         let name = match ServerName::try_from(wanted.to_owned()) {
             Ok(name) => name,
@@ -165,10 +181,11 @@ impl ClientTls {
                 builder.with_webpki_verifier(verifier)
             }
         };
-        let config = match own_identity(files)? {
+        let mut config = match own_identity(files)? {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
         };
+        config.max_fragment_size = max_fragment;
         Ok(ClientTls { connector: TlsConnector::from(Arc::new(config)), name })
     }
 
@@ -179,7 +196,7 @@ impl ClientTls {
     pub async fn connect<S: super::Io>(
         &self,
         stream: S,
-    ) -> std::io::Result<Secured<impl super::Io + use<S>>> {
+    ) -> std::io::Result<Secured<impl super::LinkIo + use<S>>> {
         self.handshake(ReadAhead::new(stream)).await
     }
 
@@ -220,11 +237,12 @@ impl PeerTls {
             .with_no_client_auth()
             .with_single_cert(own.0.clone(), own.1.clone_key())?;
         server.send_tls13_tickets = 0;
+        server.max_fragment_size = Some(PEER_FRAGMENT);
         // The confirmation leaves with the handshake's own flight, which saves a round trip. It is meant for whoever
         // started this handshake and knows the secret, so it need not wait for the client's last message.
         server.send_half_rtt_data = true;
         // The certificate of the other side may be any: the pairing vouches for it, or does not.
-        let dialer = ClientTls::new(&Files::default(), "", "")?;
+        let dialer = ClientTls::with_fragments(&Files::default(), "", "", Some(PEER_FRAGMENT))?;
         Ok(PeerTls { acceptor: TlsAcceptor::from(Arc::new(server)), dialer, own, fingerprint })
     }
 

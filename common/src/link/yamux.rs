@@ -14,7 +14,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tun_proto::limits::{DATA_HEADROOM, LINK_STREAM_LIMIT, MAX_DATA};
+use tun_proto::limits::{LINK_STREAM_LIMIT, MAX_FRAME};
 
 /// Receive window that streams may earn beyond their first 256 KiB, for all streams of a link together. Windows
 /// are promises, not memory: the session acknowledges what it delivered, and never has more in flight than that.
@@ -49,7 +49,7 @@ impl Driver {
         config
             .set_max_connection_receive_window(Some(LINK_STREAM_LIMIT * FIRST_WINDOW + WINDOW_BUDGET))
             .set_max_num_streams(LINK_STREAM_LIMIT)
-            .set_split_send_size(MAX_DATA + DATA_HEADROOM);
+            .set_split_send_size(MAX_FRAME);
         let mode = match side {
             Side::Dialer => yamux::Mode::Client,
             Side::Acceptor => yamux::Mode::Server,

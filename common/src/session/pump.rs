@@ -341,7 +341,8 @@ impl Pump {
     /// Arms the timer; true if it has fired already.
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let patience = self.deadline.filter(|_| !self.stream.is_answered());
-        let Some(at) = [self.stream.poll_timeout(), patience].into_iter().flatten().min() else {
+        let writable = self.current().is_none_or(|attached| attached.out.is_empty());
+        let Some(at) = [self.stream.poll_timeout(writable), patience].into_iter().flatten().min() else {
             return false;
         };
         match &mut self.timer {

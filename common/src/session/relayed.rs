@@ -11,14 +11,11 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tun_proto::limits::{DATA_HEADROOM, MAX_DATA, MAX_RELAYED_STREAMS};
+use tun_proto::limits::{MAX_FRAME, MAX_RELAYED_STREAMS};
 use tun_proto::wire::relay::{Refusal, THROUGH, decode_answer, put_opening};
 
 /// Chunks below this size do not make a stream count as active.
 const SMALL: usize = 2 * 1024;
-
-/// Most bytes that the multiplexer takes at once.
-const FRAME: usize = MAX_DATA + DATA_HEADROOM;
 
 /// One end of a relayed stream. Reading and writing as [`AsyncRead`] and [`AsyncWrite`] is for those who talk over it:
 /// the answer of the far end is taken from the front, and a refusal becomes an error (see [`refusal`]). Whoever only
@@ -235,9 +232,9 @@ impl AsyncWrite for RelayedStream {
             (None, _) => Poll::Ready(Ok(0)),
             (Some(only), None) => self.poll_write_some(cx, only),
             (Some(_), Some(_)) => {
-                let mut joined = Vec::with_capacity(FRAME);
+                let mut joined = Vec::with_capacity(MAX_FRAME);
                 for part in bufs {
-                    joined.extend_from_slice(&part[..part.len().min(FRAME - joined.len())]);
+                    joined.extend_from_slice(&part[..part.len().min(MAX_FRAME - joined.len())]);
                 }
                 self.poll_write_some(cx, &joined)
             }

@@ -1,6 +1,6 @@
 //! The receiving half of a stream: bytes put back in order, and when to acknowledge them.
 
-use crate::limits::{ACK_DELAY, ACK_EVERY, CHUNK_OVERHEAD, MAX_DATA, MAX_WINDOW};
+use crate::limits::{ACK_DELAY, CHUNK_OVERHEAD, MAX_DATA, MAX_WINDOW};
 use crate::wire::stream::ResetCode;
 use bytes::{Buf, Bytes};
 use std::collections::{BTreeMap, VecDeque};
@@ -45,13 +45,26 @@ pub enum Next<'a> {
     Reset(ResetCode),
 }
 
+/// Bytes in one piece, and whether their sender wants to know at once that they are delivered.
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    prompt: bool,
+}
+
+impl Piece {
+    fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+}
+
 /// Received bytes that are not delivered yet.
 #[derive(Debug, Default)]
 pub struct RecvHalf {
     /// In order, ready for the application.
-    ready: VecDeque<Bytes>,
+    ready: VecDeque<Piece>,
     /// Ahead of a gap, by offset; never overlapping each other.
-    early: BTreeMap<u64, Bytes>,
+    early: BTreeMap<u64, Piece>,
     /// Bytes in `ready` and `early`.
     held: u64,
     /// Offset behind the last byte received in order.
@@ -60,8 +73,6 @@ pub struct RecvHalf {
     delivered: u64,
     end: Option<PeerEnd>,
     end_delivered: bool,
-    /// The last acknowledgement sent.
-    acked: u64,
     /// When delivered bytes must be acknowledged if nothing carries it earlier.
     ack_at: Option<Instant>,
 }
@@ -93,11 +104,12 @@ impl RecvHalf {
         matches!(self.end, Some(PeerEnd::Reset(..)))
     }
 
-    /// Takes bytes that arrived over any link, in any order, any number of times.
+    /// Takes bytes that arrived over any link, in any order, any number of times. `prompt`: they are to be acknowledged
+    /// as soon as they are delivered.
     ///
     /// # Errors
     /// [`Violation`] if they lie beyond what an honest sender would send.
-    pub fn handle_data(&mut self, offset: u64, mut payload: Bytes) -> Result<(), Violation> {
+    pub fn handle_data(&mut self, offset: u64, payload: Bytes, prompt: bool) -> Result<(), Violation> {
         let end = offset.checked_add(payload.len() as u64).ok_or(Violation("an offset beyond 64 bits"))?;
         if end > self.delivered + MAX_WINDOW + MAX_DATA as u64 {
             return Err(Violation("more unacknowledged bytes than the window allows"));
@@ -113,12 +125,13 @@ impl RecvHalf {
         if self.held + pieces * CHUNK_OVERHEAD > MAX_WINDOW + MAX_DATA as u64 {
             return Err(Violation("more pieces than the window allows"));
         }
+        let mut piece = Piece { bytes: payload, prompt };
         if offset <= self.received {
-            payload.advance((self.received - offset) as usize);
-            self.accept(payload);
+            piece.bytes.advance((self.received - offset) as usize);
+            self.accept(piece);
             self.drain_early();
         } else {
-            self.insert_early(offset, payload);
+            self.insert_early(offset, piece);
         }
         Ok(())
     }
@@ -142,7 +155,7 @@ impl RecvHalf {
     /// What the application gets next; `None` until more arrives.
     pub fn next(&self) -> Option<Next<'_>> {
         if let Some(front) = self.ready.front() {
-            return Some(Next::Data(front));
+            return Some(Next::Data(&front.bytes));
         }
         match self.end? {
             _ if self.end_delivered => None,
@@ -162,9 +175,10 @@ impl RecvHalf {
     /// The application took `len` bytes of what [`RecvHalf::next`] showed.
     pub fn consume(&mut self, len: usize, now: Instant) {
         let Some(front) = self.ready.front_mut() else { return };
-        let len = len.min(front.len());
-        front.advance(len);
-        if front.is_empty() {
+        let len = len.min(front.bytes.len());
+        front.bytes.advance(len);
+        let prompt = front.prompt && front.bytes.is_empty();
+        if front.bytes.is_empty() {
             self.ready.pop_front();
             if self.ready.is_empty() && self.ready.capacity() > 8 {
                 self.ready = VecDeque::new();
@@ -172,9 +186,8 @@ impl RecvHalf {
         }
         self.held -= len as u64;
         self.delivered += len as u64;
-        if self.ack_at.is_none() {
-            self.ack_at = Some(now + ACK_DELAY);
-        }
+        let due = if prompt { now } else { now + ACK_DELAY };
+        self.ack_at = Some(self.ack_at.map_or(due, |at| at.min(due)));
     }
 
     /// The application took the end that [`RecvHalf::next`] showed, or is made to take a reset early.
@@ -196,11 +209,9 @@ impl RecvHalf {
 
     /// The acknowledgement to send, if it is due at `now` or if something `departs` that it can ride along with.
     pub fn take_ack(&mut self, departs: bool, now: Instant) -> Option<u64> {
-        let due =
-            self.ack_at.is_some_and(|at| departs || at <= now || self.delivered - self.acked >= ACK_EVERY);
+        let due = self.ack_at.is_some_and(|at| departs || at <= now);
         due.then(|| {
             self.ack_at = None;
-            self.acked = self.delivered;
             self.delivered
         })
     }
@@ -234,7 +245,7 @@ impl RecvHalf {
             }
             (Some(_), _) => return Ok(()),
         }
-        let farthest = self.early.last_key_value().map_or(0, |(offset, bytes)| offset + bytes.len() as u64);
+        let farthest = self.early.last_key_value().map_or(0, |(offset, piece)| offset + piece.len());
         if at < self.received.max(farthest) {
             return Err(Violation("an end before bytes that were received"));
         }
@@ -245,38 +256,39 @@ impl RecvHalf {
         Ok(())
     }
 
-    fn accept(&mut self, payload: Bytes) {
-        self.received += payload.len() as u64;
-        self.held += payload.len() as u64;
-        self.ready.push_back(payload);
+    fn accept(&mut self, piece: Piece) {
+        self.received += piece.len();
+        self.held += piece.len();
+        self.ready.push_back(piece);
     }
 
-    fn insert_early(&mut self, offset: u64, mut payload: Bytes) {
+    fn insert_early(&mut self, offset: u64, mut piece: Piece) {
         let mut at = offset;
-        if let Some((&before, bytes)) = self.early.range(..=offset).next_back() {
-            let covered = (before + bytes.len() as u64).saturating_sub(offset) as usize;
-            if covered >= payload.len() {
+        if let Some((&before, known)) = self.early.range(..=offset).next_back() {
+            let covered = (before + known.len()).saturating_sub(offset);
+            if covered >= piece.len() {
                 return;
             }
-            payload.advance(covered);
-            at += covered as u64;
+            piece.bytes.advance(covered as usize);
+            at += covered;
         }
         // Nothing covers the payload at its front; what it covers itself is replaced.
-        while let Some((&after, bytes)) = self.early.range(at..).next() {
-            let end = at + payload.len() as u64;
+        while let Some((&after, known)) = self.early.range(at..).next() {
+            let end = at + piece.len();
             if after >= end {
                 break;
             }
-            if after + bytes.len() as u64 > end {
-                payload.truncate((after - at) as usize);
+            if after + known.len() > end {
+                piece.bytes.truncate((after - at) as usize);
                 break;
             }
-            self.held -= bytes.len() as u64;
+            self.held -= known.len();
+            piece.prompt |= known.prompt;
             self.early.remove(&after);
         }
-        if !payload.is_empty() {
-            self.held += payload.len() as u64;
-            self.early.insert(at, payload);
+        if piece.len() > 0 {
+            self.held += piece.len();
+            self.early.insert(at, piece);
         }
     }
 
@@ -286,12 +298,12 @@ impl RecvHalf {
             if offset > self.received {
                 return;
             }
-            let mut payload = entry.remove();
-            self.held -= payload.len() as u64;
-            let known = (self.received - offset) as usize;
-            if known < payload.len() {
-                payload.advance(known);
-                self.accept(payload);
+            let mut piece = entry.remove();
+            self.held -= piece.len();
+            let known = self.received - offset;
+            if known < piece.len() {
+                piece.bytes.advance(known as usize);
+                self.accept(piece);
             }
         }
     }
@@ -321,10 +333,10 @@ mod tests {
         let now = test_clock();
         let mut half = RecvHalf::default();
         for (offset, range) in [(10, 10..20), (4, 4..6), (5, 5..12), (15, 15..30), (0, 0..2), (25, 25..28)] {
-            half.handle_data(offset, bytes(range)).unwrap();
+            half.handle_data(offset, bytes(range), false).unwrap();
         }
         assert_eq!(take_all(&mut half, now), [0, 1]);
-        half.handle_data(1, bytes(1..5)).unwrap();
+        half.handle_data(1, bytes(1..5), false).unwrap();
         assert_eq!(take_all(&mut half, now), (2..30).collect::<Vec<u8>>());
         assert_eq!((half.held(), half.received()), (0, 30));
     }
@@ -335,7 +347,7 @@ mod tests {
         let mut half = RecvHalf::default();
         half.handle_fin(3).unwrap();
         assert_eq!(half.next(), None);
-        half.handle_data(0, bytes(0..3)).unwrap();
+        half.handle_data(0, bytes(0..3), false).unwrap();
         assert_eq!(take_all(&mut half, now), [0, 1, 2]);
         assert_eq!(half.next(), Some(Next::Fin));
         half.consume_end(now);
@@ -358,14 +370,32 @@ mod tests {
     }
 
     #[test]
+    fn what_asks_for_it_is_acknowledged_when_its_last_byte_is_delivered_and_the_rest_after_a_while() {
+        let now = test_clock();
+        let mut half = RecvHalf::default();
+        half.handle_data(0, bytes(0..4), false).unwrap();
+        half.consume(4, now);
+        assert_eq!(half.take_ack(false, now), None);
+        assert_eq!(half.ack_deadline(), Some(now + ACK_DELAY));
+        half.handle_data(8, bytes(8..12), true).unwrap();
+        half.handle_data(4, bytes(4..9), false).unwrap();
+        half.consume(5, now);
+        half.consume(2, now);
+        assert_eq!(half.take_ack(false, now), None, "its last byte is not delivered");
+        half.consume(1, now);
+        assert_eq!(half.take_ack(false, now), Some(12));
+        assert_eq!(half.take_ack(true, now), None);
+    }
+
+    #[test]
     fn a_sender_that_ignores_the_window_or_its_own_end_is_caught() {
         let mut half = RecvHalf::default();
-        assert!(half.handle_data(MAX_WINDOW + MAX_DATA as u64, bytes(0..1)).is_err());
-        assert!(half.handle_data(u64::MAX, bytes(0..2)).is_err());
-        half.handle_data(0, bytes(0..9)).unwrap();
+        assert!(half.handle_data(MAX_WINDOW + MAX_DATA as u64, bytes(0..1), false).is_err());
+        assert!(half.handle_data(u64::MAX, bytes(0..2), false).is_err());
+        half.handle_data(0, bytes(0..9), false).unwrap();
         assert!(half.handle_fin(4).is_err());
         half.handle_fin(9).unwrap();
-        assert!(half.handle_data(9, bytes(0..1)).is_err());
+        assert!(half.handle_data(9, bytes(0..1), false).is_err());
         assert!(half.handle_fin(10).is_err());
         assert!(half.handle_reset(9, ResetCode::Aborted).is_ok(), "an abort may follow an orderly end");
     }

@@ -10,10 +10,16 @@
 //! fast networks). The last condition is the one of delay-based congestion control (Brakmo and Peterson, "TCP
 //! Vegas", 1995): when latency has doubled, more bytes in flight only stand in a queue. So a slow reader or a thin
 //! line keeps the small window, and a long fat one grows to what it can carry.
+//!
+//! # Acknowledgements
+//! Only the sender knows how much it may have unacknowledged, so it says when it wants to hear: every quarter of that,
+//! and every [`ACK_EVERY`] at least, one chunk asks for a prompt acknowledgement. What does not ask is acknowledged
+//! with the next that does, or when the receiver has waited long enough for something to ride along with.
 
 use super::budget::{Budget, Share};
 use crate::limits::{
-    CHUNK_OVERHEAD, DATA_HEADROOM, INITIAL_WINDOW, MAX_DATA, MAX_WINDOW, QUEUEING_SLACK, WINDOW_FLOOR,
+    ACK_EVERY, CHUNK_OVERHEAD, DATA_HEADROOM, INITIAL_WINDOW, MAX_DATA, MAX_WINDOW, QUEUEING_SLACK,
+    WINDOW_FLOOR,
 };
 use crate::wire::stream::{ResetCode, put_data_header};
 use bytes::{Buf, Bytes, BytesMut};
@@ -55,6 +61,8 @@ pub struct SendHalf {
     abandoned: bool,
     share: Share,
     window: Window,
+    /// Cost of the chunks since the last one that asks for an acknowledgement.
+    unasked: u64,
 }
 
 #[derive(Debug)]
@@ -100,6 +108,7 @@ impl SendHalf {
             abandoned: false,
             share: Share::new(budget),
             window: Window::new(),
+            unasked: 0,
         }
     }
 
@@ -153,9 +162,10 @@ impl SendHalf {
             );
             return;
         };
+        let prompt = self.wants_ack(len as u64 + CHUNK_OVERHEAD);
         let mut start = DATA_HEADROOM;
         if let Some(headroom) = frame.first_chunk_mut::<DATA_HEADROOM>() {
-            start = put_data_header(headroom, self.end, len);
+            start = put_data_header(headroom, self.end, len, prompt);
         }
         let chunk = Chunk { offset: self.end, frame: frame.freeze(), start: start as u8 };
         self.end = chunk.end();
@@ -241,6 +251,17 @@ impl SendHalf {
         self.abandoned = true;
         self.ending.get_or_insert(End::Fin);
         self.release_all();
+    }
+
+    /// True if a chunk of this cost, about to be queued, is to ask for an acknowledgement.
+    fn wants_ack(&mut self, cost: u64) -> bool {
+        self.unasked += cost;
+        let shared = self.share.held() + self.share.available(WINDOW_FLOOR);
+        let wanted = self.unasked >= (self.window.size.min(shared) / 4).min(ACK_EVERY);
+        if wanted {
+            self.unasked = 0;
+        }
+        wanted
     }
 
     fn take_back(&mut self, transmitted: u64) {
@@ -373,6 +394,42 @@ mod tests {
         assert_eq!(grow(&|_| Duration::from_millis(100)), MAX_WINDOW);
         let standing_in_a_queue = |round| Duration::from_millis(if round == 0 { 20 } else { 400 });
         assert_eq!(grow(&standing_in_a_queue), INITIAL_WINDOW);
+    }
+
+    /// Costs of the chunks up to each that asks for an acknowledgement, while the application writes all it may.
+    fn steps(half: &mut SendHalf, len: usize) -> Vec<u64> {
+        let (mut steps, mut cost) = (Vec::new(), 0);
+        while half.room() > 0 {
+            let len = len.min(half.room());
+            half.push(chunk(&vec![1; len]));
+            cost += len as u64 + CHUNK_OVERHEAD;
+            if half.unasked == 0 {
+                steps.push(std::mem::take(&mut cost));
+            }
+        }
+        steps
+    }
+
+    #[test]
+    fn an_acknowledgement_is_asked_for_long_before_the_window_is_full() {
+        for len in [1, 100, 2_000, 15_000, MAX_DATA] {
+            let mut half = SendHalf::new(Budget::new(1 << 30));
+            let chunk = len as u64 + CHUNK_OVERHEAD;
+            let asked = steps(&mut half, len);
+            assert!(asked.len() >= 2, "{len}: {asked:?}");
+            assert!(asked.iter().all(|&step| step < INITIAL_WINDOW / 4 + chunk), "{len}: {asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_wide_window_is_acknowledged_in_steps_and_one_of_a_spent_budget_often() {
+        let mut half = SendHalf::new(Budget::new(1 << 30));
+        half.window.size = MAX_WINDOW;
+        let asked = steps(&mut half, MAX_DATA);
+        let most = ACK_EVERY + MAX_DATA as u64 + CHUNK_OVERHEAD;
+        assert!(asked.iter().all(|step| (ACK_EVERY..=most).contains(step)), "{asked:?}");
+        let mut late = SendHalf::new(Budget::new(0));
+        assert_eq!(steps(&mut late, MAX_DATA), [WINDOW_FLOOR], "the only chunk asks");
     }
 
     #[test]

@@ -296,11 +296,11 @@ impl Stream {
         let Some(attachment) = self.attachments.get_mut(epoch) else { return Ok(()) };
         match frame {
             Frame::Attached { received } => self.handle_attached(epoch, received, now),
-            Frame::Data { offset, payload } => {
+            Frame::Data { offset, payload, prompt } => {
                 if self.is_aborted() {
                     return Ok(());
                 }
-                self.recv.handle_data(offset, payload)?;
+                self.recv.handle_data(offset, payload, prompt)?;
                 if self.inbound.set(self.recv.held()) {
                     Ok(())
                 } else {
@@ -380,7 +380,9 @@ impl Stream {
             let (end, transmit) = match piece {
                 Piece::Frame(frame, end) => (end, Transmit::Data(frame)),
                 Piece::Part(offset, payload) => {
-                    (offset + payload.len() as u64, Transmit::Frame(Frame::Data { offset, payload }))
+                    let end = offset + payload.len() as u64;
+                    let frame = Frame::Data { offset, payload, prompt: false };
+                    (end, Transmit::Frame(frame))
                 }
             };
             attachment.cursor = end;
@@ -398,8 +400,9 @@ impl Stream {
     }
 
     /// When [`Stream::next`] and [`Stream::poll_transmit`] may have something new to say, though nothing happens.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let ack = self.current().and(self.recv.ack_deadline());
+    /// `writable`: the current attachment takes frames; while it does not, no acknowledgement can leave.
+    pub fn poll_timeout(&self, writable: bool) -> Option<Instant> {
+        let ack = self.current().filter(|_| writable).and(self.recv.ack_deadline());
         [ack, self.reset_due].into_iter().flatten().min()
     }
 

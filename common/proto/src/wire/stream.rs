@@ -13,6 +13,7 @@
 //! reset     = 0x06 offset code(1)
 //! switch    = 0x07 offset
 //! unknown   = 0x08
+//! prompt    = 0x09 offset len bytes           data, to be acknowledged as soon as it is delivered
 //! ```
 
 use super::{WireError, login::Id, varint};
@@ -27,6 +28,7 @@ const FIN: u8 = 0x05;
 const RESET: u8 = 0x06;
 const SWITCH: u8 = 0x07;
 const UNKNOWN: u8 = 0x08;
+const PROMPT: u8 = 0x09;
 
 /// First message of a session stream on a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +68,8 @@ pub enum Frame {
         offset: u64,
         /// The bytes, 1 to [`MAX_DATA`].
         payload: Bytes,
+        /// The sender may run out of window before long: acknowledge them as soon as they are delivered.
+        prompt: bool,
     },
     /// All bytes before this offset are delivered. An end of the stream counts as one byte.
     Ack {
@@ -193,8 +197,8 @@ impl Frame {
     pub fn encode(&self, out: &mut BytesMut) {
         match self {
             Frame::Attached { received } => put(out, ATTACHED, *received),
-            Frame::Data { offset, payload } => {
-                put(out, DATA, *offset);
+            Frame::Data { offset, payload, prompt } => {
+                put(out, kind_of_data(*prompt), *offset);
                 varint::put(out, payload.len() as u64);
                 out.put_slice(payload);
             }
@@ -224,7 +228,7 @@ impl Frame {
             input.advance(1);
             return Ok(Some(Frame::Unknown));
         }
-        if !(ATTACHED..=SWITCH).contains(&kind) {
+        if !(ATTACHED..=SWITCH).contains(&kind) && kind != PROMPT {
             return Err(WireError::UnknownType { what: "stream frame", value: kind });
         }
         let Some(offset) = varint::get(&mut rest)? else { return Ok(None) };
@@ -241,7 +245,7 @@ impl Frame {
             }
             _ => {
                 let consumed = input.remaining() - rest.remaining();
-                return Self::decode_data(input, consumed, offset);
+                return Self::decode_data(input, consumed, offset, kind == PROMPT);
             }
         };
         let len = input.remaining() - rest.remaining();
@@ -249,7 +253,25 @@ impl Frame {
         Ok(Some(frame))
     }
 
-    fn decode_data(input: &mut impl Buf, consumed: usize, offset: u64) -> Result<Option<Frame>, WireError> {
+    /// How many bytes the frame that begins with `input`, and is not complete, lacks at least: all that it does once the
+    /// header of a data frame is there.
+    pub fn missing(input: &[u8]) -> usize {
+        let mut rest = input;
+        if ![Some(&DATA), Some(&PROMPT)].contains(&rest.first()) {
+            return 1;
+        }
+        rest.advance(1);
+        let Ok(Some(_)) = varint::get(&mut rest) else { return 1 };
+        let Ok(Some(len)) = varint::get(&mut rest) else { return 1 };
+        (len.min(MAX_DATA as u64) as usize).saturating_sub(rest.len()).max(1)
+    }
+
+    fn decode_data(
+        input: &mut impl Buf,
+        consumed: usize,
+        offset: u64,
+        prompt: bool,
+    ) -> Result<Option<Frame>, WireError> {
         let mut rest = &input.chunk()[consumed..];
         let Some(len) = varint::get(&mut rest)? else { return Ok(None) };
         if len == 0 || len > MAX_DATA as u64 {
@@ -260,21 +282,25 @@ impl Frame {
         }
         let header = input.remaining() - rest.remaining();
         input.advance(header);
-        Ok(Some(Frame::Data { offset, payload: input.copy_to_bytes(len as usize) }))
+        Ok(Some(Frame::Data { offset, payload: input.copy_to_bytes(len as usize), prompt }))
     }
 }
 
 /// Writes the header of a data frame into the last bytes of `headroom`; returns where it begins.
 ///
 /// The payload stands right behind the headroom, so header and payload leave in one piece without a copy.
-pub fn put_data_header(headroom: &mut [u8; DATA_HEADROOM], offset: u64, len: usize) -> usize {
+pub fn put_data_header(headroom: &mut [u8; DATA_HEADROOM], offset: u64, len: usize, prompt: bool) -> usize {
     let size = 1 + varint::len(offset) + varint::len(len as u64);
     let start = DATA_HEADROOM - size;
     let mut out = &mut headroom[start..];
-    out.put_u8(DATA);
+    out.put_u8(kind_of_data(prompt));
     varint::put(&mut out, offset);
     varint::put(&mut out, len as u64);
     start
+}
+
+fn kind_of_data(prompt: bool) -> u8 {
+    if prompt { PROMPT } else { DATA }
 }
 
 fn put(out: &mut BytesMut, kind: u8, offset: u64) {
@@ -289,7 +315,8 @@ mod tests {
     fn frames() -> Vec<Frame> {
         vec![
             Frame::Attached { received: 0 },
-            Frame::Data { offset: 1 << 40, payload: Bytes::from_static(b"payload") },
+            Frame::Data { offset: 1 << 40, payload: Bytes::from_static(b"payload"), prompt: false },
+            Frame::Data { offset: 200, payload: Bytes::from_static(b"more"), prompt: true },
             Frame::Ack { offset: 300 },
             Frame::Fin { offset: u64::MAX },
             Frame::Reset { offset: 5, code: ResetCode::Unreachable },
@@ -309,6 +336,7 @@ mod tests {
                     Ok(None),
                     "{frame:?} cut at {cut}"
                 );
+                assert!((1..=whole.len() - cut).contains(&Frame::missing(&whole[..cut])));
             }
             assert_eq!(Frame::decode(&mut whole), Ok(Some(frame)));
             assert!(whole.is_empty());
@@ -344,7 +372,7 @@ mod tests {
         put(&mut empty, DATA, 0);
         varint::put(&mut empty, 0);
         assert!(Frame::decode(&mut empty).is_err(), "an empty data frame would cost and carry nothing");
-        for kind in [0, 0x09, 0xff] {
+        for kind in [0, 0x0a, 0xff] {
             assert!(Frame::decode(&mut BytesMut::from(&[kind, 0, 0][..])).is_err());
         }
     }
@@ -354,10 +382,13 @@ mod tests {
         for offset in [0, 127, 128, 1 << 35, 1 << 62] {
             let payload = Bytes::from(vec![9; MAX_DATA]);
             let mut headroom = [0; DATA_HEADROOM];
-            let start = put_data_header(&mut headroom, offset, payload.len());
-            let mut joined = BytesMut::from(&headroom[start..]);
-            joined.extend_from_slice(&payload);
-            assert_eq!(Frame::decode(&mut joined), Ok(Some(Frame::Data { offset, payload })));
+            for prompt in [false, true] {
+                let start = put_data_header(&mut headroom, offset, payload.len(), prompt);
+                let mut joined = BytesMut::from(&headroom[start..]);
+                joined.extend_from_slice(&payload);
+                let frame = Frame::Data { offset, payload: payload.clone(), prompt };
+                assert_eq!(Frame::decode(&mut joined), Ok(Some(frame)));
+            }
         }
     }
 

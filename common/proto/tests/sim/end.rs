@@ -234,7 +234,7 @@ impl End {
         {
             return Err(format!("attachment {current} is current and has no multiplexed stream"));
         }
-        let due = stream.poll_timeout().is_some_and(|at| at <= now);
+        let due = stream.poll_timeout(true).is_some_and(|at| at <= now);
         if due && stream.current().is_none() && !matches!(stream.next(now), Some(Next::Reset(_))) {
             return Err("a time-out is due when nothing can be done".into());
         }
@@ -264,7 +264,7 @@ impl Traffic {
                 let len = varint::get(&mut fields).ok().flatten().unwrap_or(0);
                 self.count_bytes(offset, len);
             }
-            Transmit::Frame(Frame::Data { offset, payload }) => {
+            Transmit::Frame(Frame::Data { offset, payload, .. }) => {
                 self.count_bytes(*offset, payload.len() as u64)
             }
             Transmit::Frame(Frame::Fin { .. } | Frame::Reset { .. }) => self.ends += 1,
@@ -281,7 +281,7 @@ impl Traffic {
 /// A frame as a line of a trace: its bytes would only be in the way.
 pub(crate) fn format_frame(frame: &Frame) -> String {
     match frame {
-        Frame::Data { offset, payload } => format!("Data {offset}..{}", offset + payload.len() as u64),
+        Frame::Data { offset, payload, .. } => format!("Data {offset}..{}", offset + payload.len() as u64),
         frame => format!("{frame:?}"),
     }
 }

@@ -110,7 +110,7 @@ impl World {
             return Ok(true);
         }
         let streams = self.pairs.iter().flatten().filter_map(|end| end.stream.as_ref());
-        match streams.filter_map(Stream::poll_timeout).min() {
+        match streams.filter_map(|stream| stream.poll_timeout(true)).min() {
             Some(at) if at <= self.now => {
                 Err(format!("a time-out is due and does nothing: {}", self.summary()))
             }
