@@ -106,7 +106,7 @@ impl<'a> Connection<'a> {
         doubts: watch::Receiver<u64>,
         ports: &'a mut Ports,
     ) -> Self {
-        let Dialled { new, accepted, secret } = dialled;
+        let Dialled { new, accepted, secret, .. } = dialled;
         let (session, link_events) = Session::new(accepted.session, backends.clone(), MAX_STREAMS, tasks);
         let (local, pipe) = pipe(PIPE);
         let meta = Bytes::from(serde_json::to_vec(&StreamMeta::Control).unwrap_or_default());
@@ -287,7 +287,8 @@ impl<'a> Connection<'a> {
         let alive: BTreeSet<u32> = self.session.links().iter().map(|link| link.number()).collect();
         self.suspects.retain(|number| alive.contains(number));
         // The server may not know it yet: what only this side saw break is told with the next link.
-        self.lost.extend(self.retire.extract_if(|number, _| !alive.contains(number)).map(|(number, _)| number));
+        self.lost
+            .extend(self.retire.extract_if(|number, _| !alive.contains(number)).map(|(number, _)| number));
         if !alive.is_empty() {
             return;
         }

@@ -5,9 +5,11 @@ use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tun_common::link::handshake::{self, HandshakeError};
+use tun_common::link::upstream::UpstreamError;
 use tun_common::link::{Io, Link, NewLink, Side, tcp};
 use tun_common::random;
 use tun_proto::auth::SessionSecret;
@@ -31,6 +33,8 @@ pub(crate) struct Dialled {
     pub(crate) new: NewLink,
     pub(crate) accepted: Accepted,
     pub(crate) secret: SessionSecret,
+    /// The server's own address, where the connection goes straight to it.
+    pub(crate) server: Option<SocketAddr>,
 }
 
 /// Why there is no link.
@@ -38,6 +42,8 @@ pub(crate) struct Dialled {
 pub(crate) enum DialError {
     #[error("cannot connect to {server}: {source}")]
     Connect { server: String, source: io::Error },
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
     #[error("TLS with {server} failed: {source}")]
     Tls { server: String, source: io::Error },
     #[error("login to {server} failed: {source}")]
@@ -110,14 +116,10 @@ async fn connect(
     intent: Intent,
     secret: Option<SessionSecret>,
 ) -> Result<Dialled, DialError> {
-    let (host, port) = &settings.server;
     let server = || settings.server_name();
-    let failed = |source| DialError::Connect { server: server(), source };
-    let stream = tcp::dial(host, *port).await.map_err(failed)?;
-    tcp::tune(&stream, settings.keepalive).map_err(failed)?;
-    let peer = stream.peer_addr().map_err(failed)?;
+    let (stream, peer) = reach(settings).await?;
     let (mut io, exporter, certificate): (Box<dyn Io>, _, _) = match &settings.tls {
-        None => (Box::new(stream), None, None),
+        None => (stream, None, None),
         Some(tls) => {
             let secured =
                 tls.connect(stream).await.map_err(|source| DialError::Tls { server: server(), source })?;
@@ -142,13 +144,29 @@ async fn connect(
     match outcome {
         ClientOutcome::Accepted { accepted, secret } => {
             let new = Link::over_yamux(io, input, Side::Dialer, accepted.link, peer);
-            Ok(Dialled { new, accepted, secret })
+            let server = settings.upstream.is_none().then_some(peer);
+            Ok(Dialled { new, accepted, secret, server })
         }
         ClientOutcome::Refused(refused) => {
             let hint = hint(&refused, certificate);
             Err(DialError::Refused { server: server(), refused, hint })
         }
     }
+}
+
+/// A connection to the server on which nothing was said yet, and the address that it goes to.
+async fn reach(settings: &Settings) -> Result<(Box<dyn Io>, SocketAddr), DialError> {
+    let (host, port) = &settings.server;
+    if let Some(upstream) = &settings.upstream {
+        let reached =
+            upstream.connect(host, *port, settings.from, settings.keepalive, &settings.web_tls).await?;
+        return Ok(reached);
+    }
+    let failed = |source| DialError::Connect { server: settings.server_name(), source };
+    let stream = tcp::dial_from(host, *port, settings.from).await.map_err(failed)?;
+    tcp::tune(&stream, settings.keepalive).map_err(failed)?;
+    let peer = stream.peer_addr().map_err(failed)?;
+    Ok((Box::new(stream), peer))
 }
 
 /// What the user can do about a refusal.

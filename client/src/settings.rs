@@ -3,8 +3,11 @@
 use crate::identity::identity;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tun_common::config::{ClientConfig, ProxyConfig};
+use tun_common::config::{ClientConfig, Loader, ProxyConfig};
+use tun_common::link::tcp;
+use tun_common::link::tls::web::WebTls;
 use tun_common::link::tls::{ClientTls, Files, PeerTls};
+use tun_common::link::upstream::Upstream;
 use tun_common::random;
 use tun_proto::auth::TokenKey;
 use tun_proto::wire::login::Id;
@@ -14,6 +17,12 @@ pub(crate) struct Settings {
     pub(crate) server: (String, u16),
     pub(crate) key: TokenKey,
     pub(crate) tls: Option<ClientTls>,
+    /// The proxy on the way to the server.
+    pub(crate) upstream: Option<Upstream>,
+    /// For what stands on the way to the server.
+    pub(crate) web_tls: WebTls,
+    /// Local address of connections to the server.
+    pub(crate) from: tcp::From,
     /// For what passes between visitors and clients.
     pub(crate) peer_tls: PeerTls,
     pub(crate) identity: String,
@@ -47,10 +56,15 @@ impl Settings {
             true => Some(ClientTls::new(&files, &tls.server_name, &config.server_addr)?),
             false => None,
         };
+        let environment = Loader::default().env;
+        let upstream = transport.proxy_url.resolve(&environment, &config.server_addr, config.server_port);
         Ok(Settings {
             server: (config.server_addr.clone(), config.server_port),
             key: TokenKey::new(config.auth_token.expose()),
             tls,
+            upstream: upstream.map_err(anyhow::Error::msg)?,
+            web_tls: WebTls::default(),
+            from: transport.connect_server_local_ip,
             peer_tls: PeerTls::new()?,
             identity: identity(config),
             user: config.user.clone(),

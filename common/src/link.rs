@@ -1,6 +1,6 @@
 //! Links: authenticated, multiplexed connections between two ends.
 //!
-//! * [`tcp`] dials and tunes sockets, [`tls`] encrypts them, [`handshake`] logs in over them;
+//! * [`tcp`] dials and tunes sockets, [`upstream`] reaches through proxies, [`tls`] encrypts, [`handshake`] logs in;
 //! * [`yamux`] multiplexes what comes out, and is the only file that knows the multiplexer;
 //! * [`quic`] makes links of their own kind, directly between two peers;
 //! * [`heartbeat`] keeps a link honest;
@@ -14,6 +14,7 @@ mod readahead;
 pub mod tcp;
 pub mod tls;
 pub mod udp;
+pub mod upstream;
 mod yamux;
 
 pub use buffered::Io;

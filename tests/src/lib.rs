@@ -29,6 +29,7 @@ pub mod patience;
 pub mod pattern;
 pub mod private;
 pub mod program;
+pub mod proxy;
 pub mod service;
 pub mod stall;
 pub mod stranger;

@@ -35,9 +35,9 @@ impl StunServers {
         self.known.borrow().clone()
     }
 
-    /// After a login to `host`, reached at `peer`, which serves STUN as `service` says. What follows from that alone is
-    /// known at once; then names are looked up. Cancellation safe.
-    pub(crate) async fn learn(&self, host: &str, peer: SocketAddr, service: Option<&StunService>) {
+    /// After a login to `host`, reached at `peer` (`None`: through somebody else), which serves STUN as `service` says.
+    /// What follows from that alone is known at once; then names are looked up. Cancellation safe.
+    pub(crate) async fn learn(&self, host: &str, peer: Option<SocketAddr>, service: Option<&StunService>) {
         match &self.configured {
             Some((host, port)) => {
                 let port = port.unwrap_or(DEFAULT_STUN_PORT);
@@ -48,9 +48,10 @@ impl StunServers {
                     self.known.send_replace(Servers::default());
                     return;
                 };
-                self.known.send_replace(Servers::at(&[peer], Some(service)));
-                let mut addresses = vec![peer];
-                addresses.extend(look_up(host, peer.port()).await);
+                let mut addresses = Vec::from_iter(peer);
+                self.known.send_replace(Servers::at(&addresses, Some(service)));
+                // The ports are those of the service.
+                addresses.extend(look_up(host, 0).await);
                 self.known.send_replace(Servers::at(&addresses, Some(service)));
             }
         }
@@ -100,12 +101,12 @@ mod tests {
     async fn the_server_is_asked_where_it_was_reached() {
         let servers = StunServers::new(None);
         let service = StunService { ports: vec![7000, 7001], other_address: None };
-        servers.learn("::1", "192.0.2.1:443".parse().unwrap(), Some(&service)).await;
+        servers.learn("::1", Some("192.0.2.1:443".parse().unwrap()), Some(&service)).await;
         let known = servers.known();
         assert_eq!(known.v4, addresses(&["192.0.2.1:7000", "192.0.2.1:7001"]));
         assert_eq!(known.v6, addresses(&["[::1]:7000", "[::1]:7001"]));
         // It was started anew, without STUN.
-        servers.learn("::1", "192.0.2.1:443".parse().unwrap(), None).await;
+        servers.learn("::1", Some("192.0.2.1:443".parse().unwrap()), None).await;
         assert_eq!(servers.known(), Servers::default());
     }
 
@@ -114,7 +115,7 @@ mod tests {
         let servers = StunServers::new(None);
         let service =
             StunService { ports: vec![7000, 7001], other_address: Some("192.0.2.2".parse().unwrap()) };
-        servers.learn("192.0.2.1", "192.0.2.1:7000".parse().unwrap(), Some(&service)).await;
+        servers.learn("192.0.2.1", Some("192.0.2.1:7000".parse().unwrap()), Some(&service)).await;
         let expected = ["192.0.2.1:7000", "192.0.2.1:7001", "192.0.2.2:7000", "192.0.2.2:7001"];
         assert_eq!(servers.known(), Servers { v4: addresses(&expected), v6: Vec::new() });
     }
@@ -123,7 +124,7 @@ mod tests {
     async fn what_is_configured_is_asked_instead() {
         let servers = StunServers::new(Some(("192.0.2.9".to_owned(), None)));
         let service = StunService { ports: vec![7000], other_address: None };
-        servers.learn("192.0.2.1", "192.0.2.1:7000".parse().unwrap(), Some(&service)).await;
+        servers.learn("192.0.2.1", Some("192.0.2.1:7000".parse().unwrap()), Some(&service)).await;
         assert_eq!(servers.known(), Servers { v4: addresses(&["192.0.2.9:3478"]), v6: Vec::new() });
     }
 }

@@ -87,6 +87,22 @@ fn stun_server(section: Section<'_>, report: &mut Report) -> Option<(String, Opt
     }
 }
 
+/// A text that means something else; `parse` says what is wrong with it.
+fn parsed<T>(
+    section: Section<'_>,
+    key: &str,
+    report: &mut Report,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Option<T> {
+    match parse(section.text(key)?) {
+        Ok(value) => Some(value),
+        Err(why) => {
+            report.problem(section.line(key), format!("`{key}` {why}"));
+            None
+        }
+    }
+}
+
 fn transport(section: Section<'_>, report: &mut Report) -> ClientTransport {
     let default = ClientTransport::default();
     certificate_pair(section, report);
@@ -109,6 +125,11 @@ fn transport(section: Section<'_>, report: &mut Report) -> ClientTransport {
             "transport.dialServerKeepalive",
             default.dial_server_keepalive,
         ),
+        connect_server_local_ip: parsed(section, "transport.connectServerLocalIP", report, |text| {
+            text.parse().map_err(|_| format!("must be an IP address of this machine, not {text:?}"))
+        }),
+        // A URL may hold a password, so the message does not repeat it.
+        proxy_url: parsed(section, "transport.proxyURL", report, str::parse).unwrap_or_default(),
         tcp_mux: section.bool("transport.tcpMux").unwrap_or(default.tcp_mux),
         heartbeat_interval: interval,
         heartbeat_timeout: timeout,

@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::Secret;
+use crate::link::upstream::Choice;
 
 /// What `tuns` runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +127,10 @@ pub struct ClientTransport {
     pub dial_server_timeout: Duration,
     /// Idle time before the kernel probes a connection; `None` leaves probing off.
     pub dial_server_keepalive: Option<Duration>,
+    /// Local address that connections to the server come from; `None` leaves it to the system.
+    pub connect_server_local_ip: Option<IpAddr>,
+    /// The proxy on the way to the server.
+    pub proxy_url: Choice,
     /// Begin with one tunnel and add more under load; otherwise open all at once.
     pub tcp_mux: bool,
     /// Pause between heartbeats.
@@ -427,6 +432,8 @@ impl Default for ClientTransport {
         Self {
             dial_server_timeout: Duration::from_secs(10),
             dial_server_keepalive: Some(DEFAULT_TCP_KEEPALIVE),
+            connect_server_local_ip: None,
+            proxy_url: Choice::default(),
             tcp_mux: true,
             heartbeat_interval: DEFAULT_HEARTBEAT_INTERVAL,
             heartbeat_timeout: DEFAULT_HEARTBEAT_TIMEOUT,

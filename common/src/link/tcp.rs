@@ -2,7 +2,7 @@
 
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 
@@ -57,15 +57,37 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// # Errors
 /// The error of the last address tried.
 pub async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
+    dial_from(host, port, None).await
+}
+
+/// The local address that a connection comes from; `None` leaves it to the system.
+pub type From = Option<IpAddr>;
+
+/// As [`dial`], from a local address of one's own; addresses of the other family are then left out.
+///
+/// # Errors
+/// The error of the last address tried.
+pub async fn dial_from(host: &str, port: u16, from: From) -> io::Result<TcpStream> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let mut last = None;
     for address in lookup_host((host, port)).await? {
-        match TcpStream::connect(address).await {
+        match connect(address, from).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = Some(error),
         }
     }
     Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+}
+
+async fn connect(address: SocketAddr, from: From) -> io::Result<TcpStream> {
+    let Some(from) = from else { return TcpStream::connect(address).await };
+    if from.is_ipv4() != address.is_ipv4() {
+        let what = format!("{} cannot be reached from {from}", address.ip());
+        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, what));
+    }
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(address).await
 }
 
 /// Pauses an accept loop after an error that will not go away at once, such as too many open files.

@@ -96,6 +96,8 @@ fn every_key_of_a_client_arrives() {
         protocol = "tcp"
         dialServerTimeout = 5
         dialServerKeepalive = 60
+        connectServerLocalIP = "192.0.2.5"
+        proxyURL = "socks5://me:secret@proxy:1081"
         tcpMux = false
         heartbeatInterval = 1
         heartbeatTimeout = 4
@@ -125,6 +127,8 @@ fn every_key_of_a_client_arrives() {
         transport: ClientTransport {
             dial_server_timeout: seconds(5),
             dial_server_keepalive: Some(seconds(60)),
+            connect_server_local_ip: Some("192.0.2.5".parse().unwrap()),
+            proxy_url: "socks5://me:secret@proxy:1081".parse().unwrap(),
             tcp_mux: false,
             heartbeat_interval: seconds(1),
             heartbeat_timeout: seconds(4),
