@@ -1,5 +1,8 @@
 //! From nothing to a link: dial the server, encrypt, log in.
 
+pub(crate) mod ways;
+
+use self::ways::Opened;
 use crate::settings::Settings;
 use bytes::BytesMut;
 use futures_util::StreamExt;
@@ -10,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tun_common::link::handshake::{self, HandshakeError};
 use tun_common::link::upstream::UpstreamError;
-use tun_common::link::{Io, Link, NewLink, Side, tcp};
+use tun_common::link::websocket::WebSocketError;
+use tun_common::link::{Link, NewLink, Side};
 use tun_common::random;
 use tun_proto::auth::SessionSecret;
 use tun_proto::backoff::Backoff;
@@ -44,6 +48,8 @@ pub(crate) enum DialError {
     Connect { server: String, source: io::Error },
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    #[error("no WebSocket with {server}: {source}")]
+    WebSocket { server: String, source: WebSocketError },
     #[error("TLS with {server} failed: {source}")]
     Tls { server: String, source: io::Error },
     #[error("login to {server} failed: {source}")]
@@ -116,16 +122,8 @@ async fn connect(
     intent: Intent,
     secret: Option<SessionSecret>,
 ) -> Result<Dialled, DialError> {
+    let Opened { mut io, exporter, certificate, peer, way } = ways::open(settings).await?;
     let server = || settings.server_name();
-    let (stream, peer) = reach(settings).await?;
-    let (mut io, exporter, certificate): (Box<dyn Io>, _, _) = match &settings.tls {
-        None => (stream, None, None),
-        Some(tls) => {
-            let secured =
-                tls.connect(stream).await.map_err(|source| DialError::Tls { server: server(), source })?;
-            (Box::new(secured.stream), Some(secured.exporter), secured.certificate)
-        }
-    };
     let hello = Hello {
         program: env!("CARGO_PKG_VERSION").to_owned(),
         identity: settings.identity.clone(),
@@ -140,8 +138,10 @@ async fn connect(
     let mut login = ClientLogin::new(&hello, settings.key.clone(), secret, exporter)
         .map_err(|error| broken(HandshakeError::Login(error.into())))?;
     let mut input = BytesMut::new();
-    let outcome = handshake::client(&mut *io, &mut input, &mut login).await.map_err(broken)?;
-    match outcome {
+    let outcome = handshake::client(&mut *io, &mut input, &mut login).await.map_err(broken);
+    // Whoever stands in for the server on one way may not do so on another.
+    settings.ways.judge(way, outcome.is_ok());
+    match outcome? {
         ClientOutcome::Accepted { accepted, secret } => {
             let new = Link::over_yamux(io, input, Side::Dialer, accepted.link, peer);
             let server = settings.upstream.is_none().then_some(peer);
@@ -152,21 +152,6 @@ async fn connect(
             Err(DialError::Refused { server: server(), refused, hint })
         }
     }
-}
-
-/// A connection to the server on which nothing was said yet, and the address that it goes to.
-async fn reach(settings: &Settings) -> Result<(Box<dyn Io>, SocketAddr), DialError> {
-    let (host, port) = &settings.server;
-    if let Some(upstream) = &settings.upstream {
-        let reached =
-            upstream.connect(host, *port, settings.from, settings.keepalive, &settings.web_tls).await?;
-        return Ok(reached);
-    }
-    let failed = |source| DialError::Connect { server: settings.server_name(), source };
-    let stream = tcp::dial_from(host, *port, settings.from).await.map_err(failed)?;
-    tcp::tune(&stream, settings.keepalive).map_err(failed)?;
-    let peer = stream.peer_addr().map_err(failed)?;
-    Ok((Box::new(stream), peer))
 }
 
 /// What the user can do about a refusal.

@@ -1,13 +1,14 @@
 //! What the client was told, checked and ready to use.
 
+use crate::dial::ways::Ways;
 use crate::identity::identity;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tun_common::config::{ClientConfig, Loader, ProxyConfig};
 use tun_common::link::tcp;
-use tun_common::link::tls::web::WebTls;
+use tun_common::link::tls::web::{Trust, WebTls};
 use tun_common::link::tls::{ClientTls, Files, PeerTls};
-use tun_common::link::upstream::Upstream;
+use tun_common::link::upstream::{Upstream, authority};
 use tun_common::random;
 use tun_proto::auth::TokenKey;
 use tun_proto::wire::login::Id;
@@ -19,8 +20,14 @@ pub(crate) struct Settings {
     pub(crate) tls: Option<ClientTls>,
     /// The proxy on the way to the server.
     pub(crate) upstream: Option<Upstream>,
-    /// For what stands on the way to the server.
+    /// With proxies that speak TLS.
+    pub(crate) proxy_tls: WebTls,
+    /// With web servers in front of the server.
     pub(crate) web_tls: WebTls,
+    pub(crate) ways: Ways,
+    pub(crate) websocket_path: String,
+    /// Name of the web server in front of the server, perhaps with a port.
+    pub(crate) websocket_host: Option<String>,
     /// Local address of connections to the server.
     pub(crate) from: tcp::From,
     /// For what passes between visitors and clients.
@@ -63,7 +70,12 @@ impl Settings {
             key: TokenKey::new(config.auth_token.expose()),
             tls,
             upstream: upstream.map_err(anyhow::Error::msg)?,
-            web_tls: WebTls::default(),
+            proxy_tls: WebTls::new(Trust::System),
+            // With TLS of our own inside, which decides who the server is, the one outside is but an envelope.
+            web_tls: WebTls::new(if transport.tls.enable { Trust::Any } else { Trust::System }),
+            ways: Ways::new(transport.protocol),
+            websocket_path: transport.websocket_path.clone(),
+            websocket_host: transport.websocket_host.clone(),
             from: transport.connect_server_local_ip,
             peer_tls: PeerTls::new()?,
             identity: identity(config),
@@ -85,6 +97,6 @@ impl Settings {
     /// The server as the user named it.
     pub(crate) fn server_name(&self) -> String {
         let (host, port) = &self.server;
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+        authority(host, *port)
     }
 }

@@ -1,6 +1,7 @@
 //! Links: authenticated, multiplexed connections between two ends.
 //!
-//! * [`tcp`] dials and tunes sockets, [`upstream`] reaches through proxies, [`tls`] encrypts, [`handshake`] logs in;
+//! * [`tcp`] dials and tunes sockets, [`upstream`] reaches through proxies, [`tls`] encrypts, [`websocket`] passes for a
+//!   web page, [`handshake`] logs in;
 //! * [`yamux`] multiplexes what comes out, and is the only file that knows the multiplexer;
 //! * [`quic`] makes links of their own kind, directly between two peers;
 //! * [`heartbeat`] keeps a link honest;
@@ -10,11 +11,12 @@ mod buffered;
 pub mod handshake;
 pub mod heartbeat;
 pub mod quic;
-mod readahead;
+pub mod readahead;
 pub mod tcp;
 pub mod tls;
 pub mod udp;
 pub mod upstream;
+pub mod websocket;
 mod yamux;
 
 pub use buffered::Io;

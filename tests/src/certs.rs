@@ -26,6 +26,13 @@ pub struct Files {
     pub key: PathBuf,
 }
 
+/// A certificate for `name` of an authority that nobody knows, for as long as the directory lives.
+pub fn unknown(name: &str) -> (tempfile::TempDir, Files) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let files = Authority::new("unknown").issue(&[name], dir.path(), "server");
+    (dir, files)
+}
+
 impl Authority {
     /// A new one, called `name`.
     pub fn new(name: &str) -> Self {

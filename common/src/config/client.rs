@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    ClientConfig, ClientTls, ClientTransport, Env, Loader,
+    ClientConfig, ClientTls, ClientTransport, Env, Loader, Protocol,
     check::{check, field},
     flags::host_and_port,
     keys::{CLIENT, INCLUDED},
@@ -14,7 +14,7 @@ use super::{
     read::read,
     schema::Section,
     services::Services,
-    shared::{certificate_pair, host, keepalive, log, path, seconds, seconds_or_none, token},
+    shared::{certificate_pair, host, keepalive, log, path, seconds, seconds_or_none, token, websocket_path},
     tree::{Node, Value},
 };
 
@@ -119,6 +119,14 @@ fn transport(section: Section<'_>, report: &mut Report) -> ClientTransport {
         report.problem(line, message);
     }
     ClientTransport {
+        protocol: match section.text("transport.protocol") {
+            Some("websocket") => Protocol::WebSocket,
+            Some("wss") => Protocol::Wss,
+            Some("auto") => Protocol::Auto,
+            _ => Protocol::Tcp,
+        },
+        websocket_path: websocket_path(section, report).unwrap_or(default.websocket_path),
+        websocket_host: host(section, "transport.websocket.host", "", report),
         dial_server_timeout: seconds(section, "transport.dialServerTimeout", default.dial_server_timeout),
         dial_server_keepalive: keepalive(
             section,

@@ -10,6 +10,7 @@ use std::{
 
 use super::Secret;
 use crate::link::upstream::Choice;
+use crate::link::websocket::DEFAULT_PATH;
 
 /// What `tuns` runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub struct ServerTransport {
     pub max_streams_per_client: u32,
     /// Certificates.
     pub tls: ServerTls,
+    /// Path at which web servers on the way find the tunnel.
+    pub websocket_path: String,
 }
 
 /// The server's side of TLS.
@@ -123,6 +126,12 @@ pub struct ClientConfig {
 /// The part of [`ClientConfig`] about tunnels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientTransport {
+    /// What the server is reached by.
+    pub protocol: Protocol,
+    /// Path of the tunnel on the web server.
+    pub websocket_path: String,
+    /// Name of the web server, perhaps with a port, if it is not `server_addr`.
+    pub websocket_host: Option<String>,
     /// Time to reach the server before trying again.
     pub dial_server_timeout: Duration,
     /// Idle time before the kernel probes a connection; `None` leaves probing off.
@@ -143,6 +152,20 @@ pub struct ClientTransport {
     pub drain_timeout: Duration,
     /// Certificates.
     pub tls: ClientTls,
+}
+
+/// What a client reaches its server by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// A TCP connection.
+    #[default]
+    Tcp,
+    /// A WebSocket.
+    WebSocket,
+    /// A WebSocket in TLS, as web servers speak it.
+    Wss,
+    /// TCP, or what else works.
+    Auto,
 }
 
 /// The client's side of TLS.
@@ -403,6 +426,7 @@ impl Default for ServerTransport {
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             max_streams_per_client: 16_384,
             tls: ServerTls::default(),
+            websocket_path: DEFAULT_PATH.to_owned(),
         }
     }
 }
@@ -430,6 +454,9 @@ impl Default for ClientConfig {
 impl Default for ClientTransport {
     fn default() -> Self {
         Self {
+            protocol: Protocol::default(),
+            websocket_path: DEFAULT_PATH.to_owned(),
+            websocket_host: None,
             dial_server_timeout: Duration::from_secs(10),
             dial_server_keepalive: Some(DEFAULT_TCP_KEEPALIVE),
             connect_server_local_ip: None,

@@ -17,7 +17,7 @@ const FIRST: usize = 4 * 1024;
 const MOST: usize = 64 * 1024;
 
 /// Reads ahead; writes go straight through.
-pub(super) struct ReadAhead<S> {
+pub struct ReadAhead<S> {
     io: S,
     ahead: BytesMut,
     /// Bytes the next read asks for.
@@ -26,7 +26,12 @@ pub(super) struct ReadAhead<S> {
 
 impl<S> ReadAhead<S> {
     pub(super) fn new(io: S) -> Self {
-        ReadAhead { io, ahead: BytesMut::new(), size: FIRST }
+        ReadAhead::after(io, BytesMut::new())
+    }
+
+    /// `ahead` are bytes that were read from `io` already.
+    pub fn after(io: S, ahead: BytesMut) -> Self {
+        ReadAhead { io, ahead, size: FIRST }
     }
 }
 

@@ -346,7 +346,7 @@ impl Upstream {
 }
 
 /// `host:port`, with brackets where the host is an IPv6 address.
-pub(super) fn authority(host: &str, port: u16) -> String {
+pub fn authority(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 

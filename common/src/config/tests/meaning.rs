@@ -38,6 +38,7 @@ fn every_key_of_a_server_arrives() {
         drainTimeout = 0
         maxStreamsPerClient = 100
         tls = { certFile = "c", keyFile = "k", trustedCaFile = "ca" }
+        websocket.path = "/tunnel"
         "#,
     );
     let want = ServerConfig {
@@ -69,6 +70,7 @@ fn every_key_of_a_server_arrives() {
             max_tunnels_per_client: 64,
             drain_timeout: seconds(0),
             max_streams_per_client: 100,
+            websocket_path: "/tunnel".into(),
             tls: ServerTls {
                 force: true, // because of the CA
                 cert_file: Some("c".into()),
@@ -93,7 +95,8 @@ fn every_key_of_a_client_arrives() {
         metadatas = { a = "1" }
         auth.token = "secret"
         [transport]
-        protocol = "tcp"
+        protocol = "wss"
+        websocket = { path = "/tunnel", host = "cdn.example:8443" }
         dialServerTimeout = 5
         dialServerKeepalive = 60
         connectServerLocalIP = "192.0.2.5"
@@ -125,6 +128,9 @@ fn every_key_of_a_client_arrives() {
         metadatas: [("a".into(), "1".into())].into(),
         log: LogConfig::default(),
         transport: ClientTransport {
+            protocol: Protocol::Wss,
+            websocket_path: "/tunnel".into(),
+            websocket_host: Some("cdn.example:8443".into()),
             dial_server_timeout: seconds(5),
             dial_server_keepalive: Some(seconds(60)),
             connect_server_local_ip: Some("192.0.2.5".parse().unwrap()),

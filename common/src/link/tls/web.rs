@@ -7,13 +7,16 @@ use crate::link::Io;
 use rustls::RootCertStore;
 use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::ServerName;
+use rustls::server::ClientHello;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// What web servers are asked to speak.
 pub(super) const HTTP_ALPN: &[u8] = b"http/1.1";
+
+/// First byte of the cipher suites of TLS 1.3 (RFC 8446, appendix B.4).
+const TLS13_SUITES: u16 = 0x13;
 
 /// The connecting side. Cheap to make: certificates are read when they are needed first.
 #[derive(Default)]
@@ -28,8 +31,6 @@ pub enum Trust {
     /// Those that the system's authorities have signed for the name.
     #[default]
     System,
-    /// Those that the authorities of a file have signed for the name.
-    File(PathBuf),
     /// Any: for where what is inside is encrypted and authenticated by itself.
     Any,
 }
@@ -54,6 +55,14 @@ impl WebTls {
     }
 }
 
+/// Whether a client comes from the web: it says so, or it is too old to be one of ours, as web servers are that pass things
+/// on (nginx speaks no TLS 1.3 to those behind it unless it is told to).
+pub(super) fn is_meant(hello: &ClientHello<'_>) -> bool {
+    let http = hello.alpn().is_some_and(|mut names| names.any(|name| name == HTTP_ALPN));
+    let modern = hello.cipher_suites().iter().any(|suite| u16::from(*suite) >> 8 == TLS13_SUITES);
+    http || !modern
+}
+
 fn connector(trust: &Trust) -> Result<TlsConnector, String> {
     let builder = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -64,7 +73,6 @@ fn connector(trust: &Trust) -> Result<TlsConnector, String> {
             builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         }
         Trust::System => builder.with_webpki_verifier(verifier(system_roots()?)?).with_no_client_auth(),
-        Trust::File(path) => builder.with_webpki_verifier(verifier(file_roots(path)?)?).with_no_client_auth(),
     };
     config.alpn_protocols = vec![HTTP_ALPN.to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
@@ -74,10 +82,6 @@ fn verifier(roots: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, String> {
     WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
         .build()
         .map_err(|error| error.to_string())
-}
-
-fn file_roots(path: &Path) -> Result<RootCertStore, String> {
-    super::roots(path).map_err(|error| error.to_string())
 }
 
 fn system_roots() -> Result<RootCertStore, String> {
