@@ -235,7 +235,8 @@ impl Client {
         let (settings, surroundings) = (self.settings.clone(), self.surroundings.clone());
         let (peer, service) = (dialled.server, dialled.accepted.stun.clone());
         self.tasks.spawn(async move {
-            surroundings.stun.learn(&settings.server.0, peer, service.as_ref()).await;
+            let (host, resolver) = (&settings.server.0, &settings.dialer.resolver);
+            surroundings.stun.learn(host, peer, service.as_ref(), resolver).await;
         });
     }
 

@@ -5,7 +5,8 @@ use crate::identity::identity;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tun_common::config::{ClientConfig, Loader, ProxyConfig};
-use tun_common::link::tcp;
+use tun_common::link::resolve::Resolver;
+use tun_common::link::tcp::Dialer;
 use tun_common::link::tls::web::{Trust, WebTls};
 use tun_common::link::tls::{ClientTls, Files, PeerTls};
 use tun_common::link::upstream::{Upstream, authority};
@@ -28,8 +29,8 @@ pub(crate) struct Settings {
     pub(crate) websocket_path: String,
     /// Name of the web server in front of the server, perhaps with a port.
     pub(crate) websocket_host: Option<String>,
-    /// Local address of connections to the server.
-    pub(crate) from: tcp::From,
+    /// Makes connections towards the server.
+    pub(crate) dialer: Dialer,
     /// For what passes between visitors and clients.
     pub(crate) peer_tls: PeerTls,
     pub(crate) identity: String,
@@ -39,7 +40,6 @@ pub(crate) struct Settings {
     pub(crate) metadatas: BTreeMap<String, String>,
     pub(crate) login_fail_exit: bool,
     pub(crate) dial_timeout: Duration,
-    pub(crate) keepalive: Option<Duration>,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) heartbeat_timeout: Duration,
     pub(crate) drain_timeout: Duration,
@@ -76,7 +76,11 @@ impl Settings {
             ways: Ways::new(transport.protocol),
             websocket_path: transport.websocket_path.clone(),
             websocket_host: transport.websocket_host.clone(),
-            from: transport.connect_server_local_ip,
+            dialer: Dialer {
+                from: transport.connect_server_local_ip,
+                resolver: config.dns_server.map(Resolver::asking).transpose()?.unwrap_or_default(),
+                keepalive: transport.dial_server_keepalive,
+            },
             peer_tls: PeerTls::new()?,
             identity: identity(config),
             user: config.user.clone(),
@@ -84,7 +88,6 @@ impl Settings {
             metadatas: config.metadatas.clone(),
             login_fail_exit: config.login_fail_exit,
             dial_timeout: transport.dial_server_timeout,
-            keepalive: transport.dial_server_keepalive,
             heartbeat_interval: transport.heartbeat_interval,
             heartbeat_timeout: transport.heartbeat_timeout,
             drain_timeout: transport.drain_timeout,

@@ -12,6 +12,7 @@ pub mod handshake;
 pub mod heartbeat;
 pub mod quic;
 pub mod readahead;
+pub mod resolve;
 pub mod tcp;
 pub mod tls;
 pub mod udp;

@@ -2,10 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 
+use crate::certs::{Files, server};
 use crate::service::Service;
 
 /// What a proxy asks of those who use it.
@@ -15,14 +18,16 @@ pub struct Rules {
     pub credentials: Option<(&'static str, &'static str)>,
     /// What names mean here: only the proxy can resolve them.
     pub names: SocketAddr,
-    /// Whether it connects to anything.
+    /// Whether it connects to nothing.
     pub closed: bool,
+    /// The only port that it connects to, if there is such a rule.
+    pub only: Option<u16>,
 }
 
 impl Rules {
     /// Everybody may go everywhere; names mean `names`.
     pub fn open(names: SocketAddr) -> Self {
-        Self { credentials: None, names, closed: false }
+        Self { credentials: None, names, closed: false, only: None }
     }
 
     /// Only those who know `user` and `password`.
@@ -47,7 +52,9 @@ pub async fn http(at: SocketAddr, rules: Rules) -> Service {
             Some(_) if !knows_credentials(&head, rules) => {
                 ("407 Proxy Authentication Required", "Proxy-Authenticate: Basic realm=\"x\"\r\n")
             }
-            Some(_) if rules.closed => ("403 Forbidden by policy", ""),
+            Some((_, port)) if rules.closed || rules.only.is_some_and(|only| only != port) => {
+                ("403 Forbidden by policy", "")
+            }
             Some((host, port)) => match TcpStream::connect(rules.resolve(&host, port)).await {
                 Ok(target) => {
                     stream.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
@@ -60,6 +67,21 @@ pub async fn http(at: SocketAddr, rules: Rules) -> Service {
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await?;
         Ok(status.to_owned())
+    })
+    .await
+}
+
+/// TLS in front of a proxy, or of anything.
+pub async fn tls(at: SocketAddr, files: &Files, target: SocketAddr) -> Service {
+    let acceptor = TlsAcceptor::from(Arc::new(server(files)));
+    Service::start(at, move |stream, _| {
+        let acceptor = acceptor.clone();
+        async move {
+            let mut stream = acceptor.accept(stream).await?;
+            let mut target = TcpStream::connect(target).await?;
+            tokio::io::copy_bidirectional(&mut stream, &mut target).await?;
+            Ok("carried".to_owned())
+        }
     })
     .await
 }

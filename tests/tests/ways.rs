@@ -1,9 +1,10 @@
 //! Every way to the server carries the same things: transfers, links that die, refusals.
 
-use std::net::SocketAddr;
-
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
+
 use tun_tests::certs::{self, Authority};
+use tun_tests::dns::Dns;
 use tun_tests::forwarder::{Direction, Fault, Forwarder, Silence};
 use tun_tests::mitm::Mitm;
 use tun_tests::net::{BIND_PORT, FORWARDER_PORT, Loopback, REMOTE_PORT, SERVICE_PORT};
@@ -146,6 +147,26 @@ mod through_a_proxy {
         a_proxy_carries("socks5", "socks5h://me:p%40ss%3Aword@PROXY", rules, fault).await;
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_proxy_in_tls_must_have_a_certificate_of_an_authority() {
+        let (net, _server, _forwarder) = served(Loopback::claim(), "").await;
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::new("company");
+        let files = authority.issue(&[&net.ip().to_string()], dir.path(), "proxy");
+        let plain = proxy::http(net.at(PROXY_PORT), Rules::for_user(net.at(BIND_PORT), "me", "hush")).await;
+        let proxy = proxy::tls(net.at(PROXY_PORT + 1), &files, plain.addr()).await;
+        let lines = format!("transport.proxyURL = \"https://me:hush@{}\"", proxy.addr());
+        let way = || Way::new(net.at(BIND_PORT), &lines);
+        let known = authority.write(dir.path(), "known.crt").display().to_string();
+        let foreign = Authority::new("foreign").write(dir.path(), "foreign.crt").display().to_string();
+        // Whoever poses as the proxy does not get the password.
+        way().env("SSL_CERT_FILE", &foreign).fails().await.expect(1, &["TLS with the proxy", "certificate"]);
+        assert_eq!(plain.accepted(), 0);
+        let client = way().env("SSL_CERT_FILE", &known).launch(&[]).start();
+        client.line("login to server success").await;
+        assert_eq!(plain.accepted(), 1);
+    }
+
     /// What a client says whose proxy does not let it through.
     async fn refused(kind: &str, url: &str, rules: impl FnOnce(SocketAddr) -> Rules) -> Finished {
         let (net, server, _forwarder) = served(Loopback::claim(), "").await;
@@ -224,6 +245,21 @@ mod through_a_proxy {
         let client = way.launch(&[]).start();
         client.line("login to server success").await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dns_server_of_ones_own_is_asked() {
+    let (net, server, _forwarder) = served(Loopback::claim(), "").await;
+    let IpAddr::V4(ip) = net.ip() else { unreachable!("tests have IPv4 addresses") };
+    let _dns = Dns::start(net.at(5353), ip).await;
+    let named = |dns: SocketAddr| {
+        let config = client_config(net.at(BIND_PORT), &format!("dnsServer = \"{dns}\""), &[]);
+        Launch::client().config(&config.replace(&format!("\"{ip}\""), "\"nobody.else.knows.test\""))
+    };
+    let client = named(net.at(5353)).start();
+    client.line("login to server success").await;
+    server.line("logged in").await;
+    named(net.at(5354)).run().await.expect(1, &["nobody.else.knows.test", "dnsServer"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -435,6 +471,16 @@ mod by_itself {
         // Nobody listens there.
         let way = Way::new(net.at(PROXY_PORT), AUTO);
         carries(&net, &way, &web, Fault::Reset).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_web_is_taken_through_a_proxy_that_allows_nothing_else() {
+        let (net, _server, _forwarder) = served(Loopback::claim(), "").await;
+        let web = Forwarder::start(net.at(443), net.at(BIND_PORT)).await;
+        let rules = Rules { only: Some(443), ..Rules::open(web.addr()) };
+        let proxy = proxy::http(net.at(PROXY_PORT), rules).await;
+        let lines = format!("{AUTO}\ntransport.proxyURL = \"http://{}\"", proxy.addr());
+        carries(&net, &Way::new(net.at(BIND_PORT), &lines), &web, Fault::Reset).await;
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tun_common::config::Protocol;
 use tun_common::link::upstream::authority;
-use tun_common::link::{Io, tcp, websocket};
+use tun_common::link::{Io, websocket};
 use tun_proto::wire::login::Bytes32;
 
 /// A way to the server.
@@ -173,13 +173,10 @@ async fn take(settings: &Settings, way: usize) -> Result<Opened, DialError> {
 async fn reach(settings: &Settings, port: u16) -> Result<(Box<dyn Io>, SocketAddr), DialError> {
     let host = &settings.server.0;
     if let Some(upstream) = &settings.upstream {
-        return Ok(upstream
-            .connect(host, port, settings.from, settings.keepalive, &settings.proxy_tls)
-            .await?);
+        return Ok(upstream.connect(host, port, &settings.dialer, &settings.proxy_tls).await?);
     }
     let failed = |source| DialError::Connect { server: authority(host, port), source };
-    let stream = tcp::dial_from(host, port, settings.from).await.map_err(failed)?;
-    tcp::tune(&stream, settings.keepalive).map_err(failed)?;
+    let stream = settings.dialer.dial(host, port).await.map_err(failed)?;
     let peer = stream.peer_addr().map_err(failed)?;
     Ok((Box::new(stream), peer))
 }

@@ -1,6 +1,7 @@
 //! Decodes a client's file and those it includes.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -45,6 +46,7 @@ pub(super) fn decode(tree: &Node, loader: &Loader, report: &mut Report) -> Clien
         server_addr: host(section, "serverAddr", "", report).unwrap_or(default.server_addr),
         server_port: section.int("serverPort").map_or(default.server_port, |port| port as u16),
         nat_hole_stun_server: stun_server(section, report),
+        dns_server: parsed(section, "dnsServer", report, dns_server),
         user: user.to_owned(),
         client_id: section.text("clientID").map(str::to_owned),
         auth_token: token(section, loader, report),
@@ -85,6 +87,16 @@ fn stun_server(section: Section<'_>, report: &mut Report) -> Option<(String, Opt
             None
         }
     }
+}
+
+/// The port of DNS (RFC 1035).
+const DNS_PORT: u16 = 53;
+
+fn dns_server(text: &str) -> Result<SocketAddr, String> {
+    let wrong = |_| format!("must be an IP address, perhaps with a port, not {text:?}");
+    let (host, port) = host_and_port(text).map_err(wrong)?;
+    let address = host.parse().map_err(|_| wrong(String::new()))?;
+    Ok(SocketAddr::new(address, port.unwrap_or(DNS_PORT)))
 }
 
 /// A text that means something else; `parse` says what is wrong with it.

@@ -72,7 +72,7 @@ pub(super) static CLIENT: &[Key] = &[
     used("serverAddr", Text),
     used("serverPort", PORT),
     used("natHoleStunServer", Text),
-    later("dnsServer", Text),
+    used("dnsServer", Text),
     used("loginFailExit", Bool),
     used("start", Texts(&[])),
     used("log", Section(LOG)),

@@ -101,6 +101,8 @@ pub struct ClientConfig {
     pub server_port: u16,
     /// Host and port of a STUN server to be asked instead of the server.
     pub nat_hole_stun_server: Option<(String, Option<u16>)>,
+    /// DNS server to be asked instead of the system's.
+    pub dns_server: Option<SocketAddr>,
     /// Prefix of proxy names, so that several users share one server; may be empty.
     pub user: String,
     /// A stable name of this client; `None`: made of the machine, the user and what is started.
@@ -437,6 +439,7 @@ impl Default for ClientConfig {
             server_addr: "127.0.0.1".to_owned(),
             server_port: DEFAULT_PORT,
             nat_hole_stun_server: None,
+            dns_server: None,
             user: String::new(),
             client_id: None,
             auth_token: Secret::default(),

@@ -1,5 +1,6 @@
 //! TCP sockets as tun wants them: no delay, kept alive, and reset on demand.
 
+use super::resolve::Resolver;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -57,20 +58,39 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// # Errors
 /// The error of the last address tried.
 pub async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
-    dial_from(host, port, None).await
+    dial_first(lookup_host((host.trim_start_matches('[').trim_end_matches(']'), port)).await?, None).await
 }
 
 /// The local address that a connection comes from; `None` leaves it to the system.
 pub type From = Option<IpAddr>;
 
-/// As [`dial`], from a local address of one's own; addresses of the other family are then left out.
-///
-/// # Errors
-/// The error of the last address tried.
-pub async fn dial_from(host: &str, port: u16, from: From) -> io::Result<TcpStream> {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
+/// How connections to the server are made.
+#[derive(Debug, Clone, Default)]
+pub struct Dialer {
+    /// Where they come from; addresses of the other family are then left out.
+    pub from: From,
+    /// Who knows the addresses of names.
+    pub resolver: Resolver,
+    /// Idle time before the kernel probes; `None` leaves probing off.
+    pub keepalive: Option<Duration>,
+}
+
+impl Dialer {
+    /// As [`dial`], and prepares the socket as [`tune`] does.
+    ///
+    /// # Errors
+    /// The error of the last address tried.
+    pub async fn dial(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let addresses = self.resolver.look_up(host, port).await?;
+        let stream = dial_first(addresses, self.from).await?;
+        tune(&stream, self.keepalive)?;
+        Ok(stream)
+    }
+}
+
+async fn dial_first(addresses: impl IntoIterator<Item = SocketAddr>, from: From) -> io::Result<TcpStream> {
     let mut last = None;
-    for address in lookup_host((host, port)).await? {
+    for address in addresses {
         match connect(address, from).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = Some(error),

@@ -4,7 +4,7 @@
 //! Nothing here has a deadline: the caller puts one around the whole way to the server.
 
 use super::Io;
-use super::tcp::{self, From};
+use super::tcp::Dialer;
 use super::tls::web::WebTls;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -19,7 +19,6 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_socks::tcp::Socks5Stream;
 use url::Url;
@@ -225,13 +224,11 @@ impl Upstream {
         &self,
         host: &str,
         port: u16,
-        from: From,
-        keepalive: Option<Duration>,
+        dialer: &Dialer,
         tls: &WebTls,
     ) -> Result<(Box<dyn Io>, SocketAddr), UpstreamError> {
         let failed = |source| UpstreamError::Connect { proxy: self.to_string(), source };
-        let stream = tcp::dial_from(&self.host, self.port, from).await.map_err(failed)?;
-        tcp::tune(&stream, keepalive).map_err(failed)?;
+        let stream = dialer.dial(&self.host, self.port).await.map_err(failed)?;
         let peer = stream.peer_addr().map_err(failed)?;
         let io: Box<dyn Io> = match self.kind {
             Kind::Http => Box::new(self.tunnel(stream, host, port).await?),

@@ -94,6 +94,7 @@ fn every_key_of_a_client_arrives() {
         loginFailExit = false
         metadatas = { a = "1" }
         auth.token = "secret"
+        dnsServer = "2001:db8::53"
         [transport]
         protocol = "wss"
         websocket = { path = "/tunnel", host = "cdn.example:8443" }
@@ -121,6 +122,7 @@ fn every_key_of_a_client_arrives() {
         server_addr: "example.com".into(),
         server_port: 7001,
         nat_hole_stun_server: Some(("2001:db8::1".to_owned(), Some(3479))),
+        dns_server: Some("[2001:db8::53]:53".parse().unwrap()),
         user: "alice".into(),
         client_id: Some("box".into()),
         auth_token: Secret::new("secret"),

@@ -72,7 +72,6 @@ fn what_is_not_built_is_refused_by_name() {
     for (text, name) in [
         ("transport.protocol = 'kcp'", "`transport.protocol` = \"kcp\""),
         ("transport.protocol = 'quic'", "`transport.protocol` = \"quic\""),
-        ("dnsServer = '8.8.8.8'", "`dnsServer`"),
         ("store.path = 'x'", "`store`"),
         ("virtualNet.address = 'x'", "`virtualNet`"),
         ("[[visitors]]\nname = 'x'\ntype = 'sudp'", "`visitors[0].type` = \"sudp\""),
@@ -390,6 +389,7 @@ fn the_way_to_the_server_is_checked_without_showing_a_password() {
         ("transport.connectServerLocalIP = 'eth0'", "must be an IP address of this machine, not \"eth0\""),
         ("transport.proxyURL = 'ntlm://me:hush@x'", "the scheme \"ntlm\", which is not supported"),
         ("transport.proxyURL = 'socks5://me:hush@'", "is not a URL"),
+        ("dnsServer = 'dns.example'", "must be an IP address, perhaps with a port, not \"dns.example\""),
         ("transport.protocol = 'ws'", "one of tcp, websocket, wss, auto"),
         ("transport.websocket.path = 'tunnel'", "must be a path such as"),
         ("transport.websocket.path = '/a b'", "must be a path such as"),
