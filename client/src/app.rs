@@ -233,9 +233,10 @@ impl Client {
     /// Keeps where the server answers STUN. Names are looked up in the background.
     fn learn_stun_servers(&self, dialled: &Dialled) {
         let (settings, surroundings) = (self.settings.clone(), self.surroundings.clone());
-        let (peer, service) = (dialled.new.link.peer(), dialled.accepted.stun.clone());
+        let (peer, service) = (dialled.server, dialled.accepted.stun.clone());
         self.tasks.spawn(async move {
-            surroundings.stun.learn(&settings.server.0, peer, service.as_ref()).await;
+            let (host, resolver) = (&settings.server.0, &settings.dialer.resolver);
+            surroundings.stun.learn(host, peer, service.as_ref(), resolver).await;
         });
     }
 

@@ -106,7 +106,7 @@ impl<'a> Connection<'a> {
         doubts: watch::Receiver<u64>,
         ports: &'a mut Ports,
     ) -> Self {
-        let Dialled { new, accepted, secret } = dialled;
+        let Dialled { new, accepted, secret, .. } = dialled;
         let (session, link_events) = Session::new(accepted.session, backends.clone(), MAX_STREAMS, tasks);
         let (local, pipe) = pipe(PIPE);
         let meta = Bytes::from(serde_json::to_vec(&StreamMeta::Control).unwrap_or_default());

@@ -1,14 +1,20 @@
 //! From nothing to a link: dial the server, encrypt, log in.
 
+pub(crate) mod ways;
+
+use self::ways::Opened;
 use crate::settings::Settings;
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tun_common::link::handshake::{self, HandshakeError};
-use tun_common::link::{Link, LinkIo, NewLink, ReadAhead, Side, tcp};
+use tun_common::link::upstream::UpstreamError;
+use tun_common::link::websocket::WebSocketError;
+use tun_common::link::{Link, NewLink, Side};
 use tun_common::random;
 use tun_proto::auth::SessionSecret;
 use tun_proto::backoff::Backoff;
@@ -31,6 +37,8 @@ pub(crate) struct Dialled {
     pub(crate) new: NewLink,
     pub(crate) accepted: Accepted,
     pub(crate) secret: SessionSecret,
+    /// The server's own address, where the connection goes straight to it.
+    pub(crate) server: Option<SocketAddr>,
 }
 
 /// Why there is no link.
@@ -38,6 +46,10 @@ pub(crate) struct Dialled {
 pub(crate) enum DialError {
     #[error("cannot connect to {server}: {source}")]
     Connect { server: String, source: io::Error },
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    #[error("no WebSocket with {server}: {source}")]
+    WebSocket { server: String, source: WebSocketError },
     #[error("TLS with {server} failed: {source}")]
     Tls { server: String, source: io::Error },
     #[error("login to {server} failed: {source}")]
@@ -110,20 +122,8 @@ async fn connect(
     intent: Intent,
     secret: Option<SessionSecret>,
 ) -> Result<Dialled, DialError> {
-    let (host, port) = &settings.server;
+    let Opened { mut io, exporter, certificate, peer, way } = ways::open(settings).await?;
     let server = || settings.server_name();
-    let failed = |source| DialError::Connect { server: server(), source };
-    let stream = tcp::dial(host, *port).await.map_err(failed)?;
-    tcp::tune(&stream, settings.keepalive).map_err(failed)?;
-    let peer = stream.peer_addr().map_err(failed)?;
-    let (mut io, exporter, certificate): (Box<dyn LinkIo>, _, _) = match &settings.tls {
-        None => (Box::new(ReadAhead::new(stream)), None, None),
-        Some(tls) => {
-            let secured =
-                tls.connect(stream).await.map_err(|source| DialError::Tls { server: server(), source })?;
-            (Box::new(secured.stream), Some(secured.exporter), secured.certificate)
-        }
-    };
     let hello = Hello {
         program: env!("CARGO_PKG_VERSION").to_owned(),
         identity: settings.identity.clone(),
@@ -138,11 +138,14 @@ async fn connect(
     let mut login = ClientLogin::new(&hello, settings.key.clone(), secret, exporter)
         .map_err(|error| broken(HandshakeError::Login(error.into())))?;
     let mut input = BytesMut::new();
-    let outcome = handshake::client(&mut *io, &mut input, &mut login).await.map_err(broken)?;
-    match outcome {
+    let outcome = handshake::client(&mut *io, &mut input, &mut login).await.map_err(broken);
+    // Whoever stands in for the server on one way may not do so on another.
+    settings.ways.judge(way, outcome.is_ok());
+    match outcome? {
         ClientOutcome::Accepted { accepted, secret } => {
             let new = Link::over_yamux(io, input, Side::Dialer, accepted.link, peer);
-            Ok(Dialled { new, accepted, secret })
+            let server = settings.upstream.is_none().then_some(peer);
+            Ok(Dialled { new, accepted, secret, server })
         }
         ClientOutcome::Refused(refused) => {
             let hint = hint(&refused, certificate);

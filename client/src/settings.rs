@@ -1,10 +1,15 @@
 //! What the client was told, checked and ready to use.
 
+use crate::dial::ways::Ways;
 use crate::identity::identity;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tun_common::config::{ClientConfig, ProxyConfig};
+use tun_common::config::{ClientConfig, Loader, ProxyConfig};
+use tun_common::link::resolve::Resolver;
+use tun_common::link::tcp::Dialer;
+use tun_common::link::tls::web::{Trust, WebTls};
 use tun_common::link::tls::{ClientTls, Files, PeerTls};
+use tun_common::link::upstream::{Upstream, authority};
 use tun_common::random;
 use tun_proto::auth::TokenKey;
 use tun_proto::wire::login::Id;
@@ -14,6 +19,18 @@ pub(crate) struct Settings {
     pub(crate) server: (String, u16),
     pub(crate) key: TokenKey,
     pub(crate) tls: Option<ClientTls>,
+    /// The proxy on the way to the server.
+    pub(crate) upstream: Option<Upstream>,
+    /// With proxies that speak TLS.
+    pub(crate) proxy_tls: WebTls,
+    /// With web servers in front of the server.
+    pub(crate) web_tls: WebTls,
+    pub(crate) ways: Ways,
+    pub(crate) websocket_path: String,
+    /// Name of the web server in front of the server, perhaps with a port.
+    pub(crate) websocket_host: Option<String>,
+    /// Makes connections towards the server.
+    pub(crate) dialer: Dialer,
     /// For what passes between visitors and clients.
     pub(crate) peer_tls: PeerTls,
     pub(crate) identity: String,
@@ -23,7 +40,6 @@ pub(crate) struct Settings {
     pub(crate) metadatas: BTreeMap<String, String>,
     pub(crate) login_fail_exit: bool,
     pub(crate) dial_timeout: Duration,
-    pub(crate) keepalive: Option<Duration>,
     pub(crate) heartbeat_interval: Duration,
     pub(crate) heartbeat_timeout: Duration,
     pub(crate) drain_timeout: Duration,
@@ -47,10 +63,24 @@ impl Settings {
             true => Some(ClientTls::new(&files, &tls.server_name, &config.server_addr)?),
             false => None,
         };
+        let environment = Loader::default().env;
+        let upstream = transport.proxy_url.resolve(&environment, &config.server_addr, config.server_port);
         Ok(Settings {
             server: (config.server_addr.clone(), config.server_port),
             key: TokenKey::new(config.auth_token.expose()),
             tls,
+            upstream: upstream.map_err(anyhow::Error::msg)?,
+            proxy_tls: WebTls::new(Trust::System),
+            // With TLS of our own inside, which decides who the server is, the one outside is but an envelope.
+            web_tls: WebTls::new(if transport.tls.enable { Trust::Any } else { Trust::System }),
+            ways: Ways::new(transport.protocol),
+            websocket_path: transport.websocket_path.clone(),
+            websocket_host: transport.websocket_host.clone(),
+            dialer: Dialer {
+                from: transport.connect_server_local_ip,
+                resolver: config.dns_server.map(Resolver::asking).transpose()?.unwrap_or_default(),
+                keepalive: transport.dial_server_keepalive,
+            },
             peer_tls: PeerTls::new()?,
             identity: identity(config),
             user: config.user.clone(),
@@ -58,7 +88,6 @@ impl Settings {
             metadatas: config.metadatas.clone(),
             login_fail_exit: config.login_fail_exit,
             dial_timeout: transport.dial_server_timeout,
-            keepalive: transport.dial_server_keepalive,
             heartbeat_interval: transport.heartbeat_interval,
             heartbeat_timeout: transport.heartbeat_timeout,
             drain_timeout: transport.drain_timeout,
@@ -71,6 +100,6 @@ impl Settings {
     /// The server as the user named it.
     pub(crate) fn server_name(&self) -> String {
         let (host, port) = &self.server;
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+        authority(host, *port)
     }
 }

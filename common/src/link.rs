@@ -1,6 +1,7 @@
 //! Links: authenticated, multiplexed connections between two ends.
 //!
-//! * [`tcp`] dials and tunes sockets, [`tls`] encrypts them, [`handshake`] logs in over them;
+//! * [`tcp`] dials and tunes sockets, [`upstream`] reaches through proxies, [`tls`] encrypts, [`websocket`] passes for a
+//!   web page, [`handshake`] logs in;
 //! * [`yamux`] multiplexes what comes out, and is the only file that knows the multiplexer;
 //! * [`quic`] makes links of their own kind, directly between two peers;
 //! * [`heartbeat`] keeps a link honest;
@@ -11,9 +12,12 @@ pub mod handshake;
 pub mod heartbeat;
 pub mod quic;
 mod readahead;
+pub mod resolve;
 pub mod tcp;
 pub mod tls;
 pub mod udp;
+pub mod upstream;
+pub mod websocket;
 mod yamux;
 
 pub use buffered::{Io, LinkIo};

@@ -3,6 +3,9 @@
 //! Nothing but accepting happens in the accept loop. Each connection has a task with one deadline from its first byte
 //! to its login, and a place among the pending ones that a newcomer can claim when there are too many.
 
+mod opening;
+
+use self::opening::OpeningError;
 use crate::clients::{Clients, Judgement};
 use crate::control;
 use bytes::BytesMut;
@@ -17,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tun_common::lifecycle::Tasks;
 use tun_common::limit::LoginFailures;
 use tun_common::link::handshake::{self, HandshakeError};
-use tun_common::link::{Link, LinkIo, ReadAhead, Side, heartbeat, tcp};
+use tun_common::link::{Link, LinkIo, Side, heartbeat, tcp};
 use tun_common::random;
 use tun_proto::admission::Admission;
 use tun_proto::limits::HANDSHAKE_DEADLINE;
@@ -126,21 +129,10 @@ impl Gate {
     ) -> Result<(Newcomer, Candidate), Failure> {
         let settings = &self.clients.settings;
         tcp::tune(&stream, settings.keepalive)?;
-        let mut first = [0; 1];
-        if stream.peek(&mut first).await? == 0 {
-            return Err(Failure::Empty);
-        }
-        let (io, exporter): (Box<dyn LinkIo>, _) = if preface::is_tls(first[0]) {
-            let secured = settings.tls.accept(stream).await.map_err(Failure::Tls)?;
-            (Box::new(secured.stream), Some(secured.exporter))
-        } else if settings.force_tls {
-            return Err(Failure::Plain);
-        } else {
-            (Box::new(ReadAhead::new(stream)), None)
-        };
+        let opening::Opening { io, input, exporter } = opening::open(settings, stream).await?;
         let certificate = exporter.map(|_| settings.tls.fingerprint());
         let login = ServerLogin::new(settings.key.clone(), exporter, random::bytes(), certificate);
-        let mut newcomer = Newcomer { io, input: BytesMut::new(), login, peer };
+        let mut newcomer = Newcomer { io, input, login, peer };
         let result = handshake::server(&mut *newcomer.io, &mut newcomer.input, &mut newcomer.login).await;
         match result {
             Ok(candidate) => Ok((newcomer, candidate)),
@@ -301,10 +293,14 @@ impl Newcomer {
 enum Failure {
     Deadline,
     Evicted,
-    Empty,
-    Plain,
-    Tls(io::Error),
+    Opening(OpeningError),
     Handshake(HandshakeError),
+}
+
+impl From<OpeningError> for Failure {
+    fn from(error: OpeningError) -> Self {
+        Failure::Opening(error)
+    }
 }
 
 impl From<HandshakeError> for Failure {
@@ -323,7 +319,7 @@ impl Failure {
     /// Strangers knock at every public port; only what an operator can act on is more than a detail.
     fn report(&self, peer: SocketAddr) {
         match self {
-            Failure::Empty => tracing::debug!("{peer} connected and closed"),
+            Failure::Opening(OpeningError::Empty) => tracing::debug!("{peer} connected and closed"),
             Failure::Evicted => {
                 tracing::warn!("handshake with {peer} ended: too many connections wait for their login");
             }
@@ -333,12 +329,10 @@ impl Failure {
                     HANDSHAKE_DEADLINE.as_secs()
                 );
             }
-            Failure::Plain => {
-                tracing::warn!(
-                    "handshake with {peer} ended: it does not use TLS, which transport.tls.force demands"
-                );
+            Failure::Opening(error @ OpeningError::Plain) => {
+                tracing::warn!("handshake with {peer} ended: {error}");
             }
-            Failure::Tls(error) => tracing::info!("handshake with {peer} ended: TLS: {error}"),
+            Failure::Opening(error) => tracing::info!("handshake with {peer} ended: {error}"),
             Failure::Handshake(error) => tracing::info!("handshake with {peer} ended: {error}"),
         }
     }

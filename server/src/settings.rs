@@ -14,6 +14,8 @@ pub(crate) struct Settings {
     pub(crate) key: TokenKey,
     pub(crate) tls: ServerTls,
     pub(crate) force_tls: bool,
+    /// Where web servers on the way find the tunnel.
+    pub(crate) websocket_path: String,
     pub(crate) keepalive: Option<Duration>,
     pub(crate) heartbeat_timeout: Duration,
     pub(crate) user_conn_timeout: Duration,
@@ -43,6 +45,7 @@ impl Settings {
             tls: ServerTls::new(&files)?,
             // frp's rule: whoever names a CA for clients wants no client without a certificate.
             force_tls: transport.tls.force || transport.tls.trusted_ca_file.is_some(),
+            websocket_path: transport.websocket_path.clone(),
             keepalive: transport.tcp_keepalive,
             heartbeat_timeout: transport.heartbeat_timeout,
             user_conn_timeout: config.user_conn_timeout,

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme};
 
 /// A certificate authority that lasts as long as a test.
@@ -24,6 +25,25 @@ pub struct Files {
     pub cert: PathBuf,
     /// Its private key.
     pub key: PathBuf,
+}
+
+/// A certificate for `name` of an authority that nobody knows, for as long as the directory lives.
+pub fn unknown(name: &str) -> (tempfile::TempDir, Files) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let files = Authority::new("unknown").issue(&[name], dir.path(), "server");
+    (dir, files)
+}
+
+/// A server that shows a certificate.
+pub fn server(files: &Files) -> ServerConfig {
+    let chain = CertificateDer::pem_file_iter(&files.cert).and_then(Iterator::collect);
+    let key = PrivateKeyDer::from_pem_file(&files.key).expect("the key can be read");
+    ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider knows TLS")
+        .with_no_client_auth()
+        .with_single_cert(chain.expect("the certificate can be read"), key)
+        .expect("they belong together")
 }
 
 impl Authority {

@@ -16,6 +16,7 @@
 
 pub mod binaries;
 pub mod certs;
+pub mod dns;
 pub mod eventually;
 pub mod forwarder;
 pub mod http;
@@ -29,6 +30,7 @@ pub mod patience;
 pub mod pattern;
 pub mod private;
 pub mod program;
+pub mod proxy;
 pub mod service;
 pub mod stall;
 pub mod stranger;

@@ -21,6 +21,10 @@ use crate::lab::Space;
 use crate::log::{Line, Log};
 use crate::patience::soon;
 
+/// Variables that name proxies.
+const PROXY_VARIABLES: [&str; 7] =
+    ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "http_proxy", "NO_PROXY", "no_proxy"];
+
 /// How to start a program; can be started again and again, in the same directory.
 #[derive(Debug, Clone)]
 pub struct Launch {
@@ -116,7 +120,9 @@ impl Launch {
             command.env_clear();
         }
         // What the developer's shell holds must not reach the programs.
-        command.env_remove("TUN_TOKEN").env_remove("TUN_SECRET").env_remove("RUST_LOG");
+        for name in ["TUN_TOKEN", "TUN_SECRET", "RUST_LOG"].iter().chain(&PROXY_VARIABLES) {
+            command.env_remove(name);
+        }
         command
             .args(&words[1..])
             .envs(self.environment.iter().map(|(name, value)| (name, value)))

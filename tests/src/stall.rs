@@ -24,7 +24,14 @@ pub enum Stall {
     HalfHello,
     /// It completes the TLS handshake, and does not log in.
     TlsWithoutLogin,
+    /// It sends the first half of an HTTP request for a WebSocket.
+    HalfUpgrade,
+    /// It gets its WebSocket, and does not log in.
+    UpgradeWithoutLogin,
 }
+
+const UPGRADE: &str = "GET /~!tun HTTP/1.1\r\nHost: example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// Peers that have gone so far and are stuck now.
 #[derive(Debug)]
@@ -73,6 +80,17 @@ impl Stall {
             Self::TcpOnly => Box::new(stream),
             Self::HalfHello => {
                 stream.write_all(hello).await?;
+                Box::new(stream)
+            }
+            Self::HalfUpgrade => {
+                stream.write_all(&UPGRADE.as_bytes()[..UPGRADE.len() / 2]).await?;
+                Box::new(stream)
+            }
+            Self::UpgradeWithoutLogin => {
+                stream.write_all(UPGRADE.as_bytes()).await?;
+                let mut answer = [0; 12];
+                stream.read_exact(&mut answer).await?;
+                assert_eq!(&answer, b"HTTP/1.1 101");
                 Box::new(stream)
             }
             Self::TlsWithoutLogin => {

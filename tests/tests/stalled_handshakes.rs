@@ -68,6 +68,16 @@ async fn a_thousand_tls_sessions_without_a_login_delay_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_half_requests_for_a_websocket_delay_nobody() {
+    a_thousand(Stall::HalfUpgrade, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_websockets_without_a_login_delay_nobody() {
+    a_thousand(Stall::UpgradeWithoutLogin, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_stalled_connections_of_one_address_delay_nobody_elsewhere() {
     a_thousand(Stall::TcpOnly, PEERS).await;
 }

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 use std::time::Duration;
-use tokio::net::lookup_host;
 use tokio::sync::watch;
+use tun_common::link::resolve::Resolver;
 use tun_common::stun::DEFAULT_STUN_PORT;
 use tun_proto::wire::login::StunService;
 
@@ -35,22 +35,29 @@ impl StunServers {
         self.known.borrow().clone()
     }
 
-    /// After a login to `host`, reached at `peer`, which serves STUN as `service` says. What follows from that alone is
-    /// known at once; then names are looked up. Cancellation safe.
-    pub(crate) async fn learn(&self, host: &str, peer: SocketAddr, service: Option<&StunService>) {
+    /// After a login to `host`, reached at `peer` (`None`: through somebody else), which serves STUN as `service` says.
+    /// What follows from that alone is known at once; then names are looked up. Cancellation safe.
+    pub(crate) async fn learn(
+        &self,
+        host: &str,
+        peer: Option<SocketAddr>,
+        service: Option<&StunService>,
+        resolver: &Resolver,
+    ) {
         match &self.configured {
             Some((host, port)) => {
                 let port = port.unwrap_or(DEFAULT_STUN_PORT);
-                self.known.send_replace(Servers::at(&look_up(host, port).await, None));
+                self.known.send_replace(Servers::at(&look_up(host, port, resolver).await, None));
             }
             None => {
                 let Some(service) = service else {
                     self.known.send_replace(Servers::default());
                     return;
                 };
-                self.known.send_replace(Servers::at(&[peer], Some(service)));
-                let mut addresses = vec![peer];
-                addresses.extend(look_up(host, peer.port()).await);
+                let mut addresses = Vec::from_iter(peer);
+                self.known.send_replace(Servers::at(&addresses, Some(service)));
+                // The ports are those of the service.
+                addresses.extend(look_up(host, 0, resolver).await);
                 self.known.send_replace(Servers::at(&addresses, Some(service)));
             }
         }
@@ -74,9 +81,9 @@ impl Servers {
 }
 
 /// No address where there is none to be had in time.
-async fn look_up(host: &str, port: u16) -> Vec<SocketAddr> {
-    match tokio::time::timeout(LOOKUP_PATIENCE, lookup_host((host, port))).await {
-        Ok(Ok(addresses)) => addresses.collect(),
+async fn look_up(host: &str, port: u16, resolver: &Resolver) -> Vec<SocketAddr> {
+    match tokio::time::timeout(LOOKUP_PATIENCE, resolver.look_up(host, port)).await {
+        Ok(Ok(addresses)) => addresses,
         Ok(Err(error)) => {
             tracing::debug!("the STUN server's address cannot be found: {host}: {error}");
             Vec::new()
@@ -100,12 +107,14 @@ mod tests {
     async fn the_server_is_asked_where_it_was_reached() {
         let servers = StunServers::new(None);
         let service = StunService { ports: vec![7000, 7001], other_address: None };
-        servers.learn("::1", "192.0.2.1:443".parse().unwrap(), Some(&service)).await;
+        servers
+            .learn("::1", Some("192.0.2.1:443".parse().unwrap()), Some(&service), &Resolver::default())
+            .await;
         let known = servers.known();
         assert_eq!(known.v4, addresses(&["192.0.2.1:7000", "192.0.2.1:7001"]));
         assert_eq!(known.v6, addresses(&["[::1]:7000", "[::1]:7001"]));
         // It was started anew, without STUN.
-        servers.learn("::1", "192.0.2.1:443".parse().unwrap(), None).await;
+        servers.learn("::1", Some("192.0.2.1:443".parse().unwrap()), None, &Resolver::default()).await;
         assert_eq!(servers.known(), Servers::default());
     }
 
@@ -114,7 +123,9 @@ mod tests {
         let servers = StunServers::new(None);
         let service =
             StunService { ports: vec![7000, 7001], other_address: Some("192.0.2.2".parse().unwrap()) };
-        servers.learn("192.0.2.1", "192.0.2.1:7000".parse().unwrap(), Some(&service)).await;
+        servers
+            .learn("192.0.2.1", Some("192.0.2.1:7000".parse().unwrap()), Some(&service), &Resolver::default())
+            .await;
         let expected = ["192.0.2.1:7000", "192.0.2.1:7001", "192.0.2.2:7000", "192.0.2.2:7001"];
         assert_eq!(servers.known(), Servers { v4: addresses(&expected), v6: Vec::new() });
     }
@@ -123,7 +134,9 @@ mod tests {
     async fn what_is_configured_is_asked_instead() {
         let servers = StunServers::new(Some(("192.0.2.9".to_owned(), None)));
         let service = StunService { ports: vec![7000], other_address: None };
-        servers.learn("192.0.2.1", "192.0.2.1:7000".parse().unwrap(), Some(&service)).await;
+        servers
+            .learn("192.0.2.1", Some("192.0.2.1:7000".parse().unwrap()), Some(&service), &Resolver::default())
+            .await;
         assert_eq!(servers.known(), Servers { v4: addresses(&["192.0.2.9:3478"]), v6: Vec::new() });
     }
 }

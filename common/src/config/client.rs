@@ -1,12 +1,13 @@
 //! Decodes a client's file and those it includes.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use super::{
-    ClientConfig, ClientTls, ClientTransport, Env, Loader,
+    ClientConfig, ClientTls, ClientTransport, Env, Loader, Protocol,
     check::{check, field},
     flags::host_and_port,
     keys::{CLIENT, INCLUDED},
@@ -14,7 +15,7 @@ use super::{
     read::read,
     schema::Section,
     services::Services,
-    shared::{certificate_pair, host, keepalive, log, path, seconds, seconds_or_none, token},
+    shared::{certificate_pair, host, keepalive, log, path, seconds, seconds_or_none, token, websocket_path},
     tree::{Node, Value},
 };
 
@@ -45,6 +46,7 @@ pub(super) fn decode(tree: &Node, loader: &Loader, report: &mut Report) -> Clien
         server_addr: host(section, "serverAddr", "", report).unwrap_or(default.server_addr),
         server_port: section.int("serverPort").map_or(default.server_port, |port| port as u16),
         nat_hole_stun_server: stun_server(section, report),
+        dns_server: parsed(section, "dnsServer", report, dns_server),
         user: user.to_owned(),
         client_id: section.text("clientID").map(str::to_owned),
         auth_token: token(section, loader, report),
@@ -87,6 +89,32 @@ fn stun_server(section: Section<'_>, report: &mut Report) -> Option<(String, Opt
     }
 }
 
+/// The port of DNS (RFC 1035).
+const DNS_PORT: u16 = 53;
+
+fn dns_server(text: &str) -> Result<SocketAddr, String> {
+    let wrong = |_| format!("must be an IP address, perhaps with a port, not {text:?}");
+    let (host, port) = host_and_port(text).map_err(wrong)?;
+    let address = host.parse().map_err(|_| wrong(String::new()))?;
+    Ok(SocketAddr::new(address, port.unwrap_or(DNS_PORT)))
+}
+
+/// A text that means something else; `parse` says what is wrong with it.
+fn parsed<T>(
+    section: Section<'_>,
+    key: &str,
+    report: &mut Report,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Option<T> {
+    match parse(section.text(key)?) {
+        Ok(value) => Some(value),
+        Err(why) => {
+            report.problem(section.line(key), format!("`{key}` {why}"));
+            None
+        }
+    }
+}
+
 fn transport(section: Section<'_>, report: &mut Report) -> ClientTransport {
     let default = ClientTransport::default();
     certificate_pair(section, report);
@@ -103,12 +131,25 @@ fn transport(section: Section<'_>, report: &mut Report) -> ClientTransport {
         report.problem(line, message);
     }
     ClientTransport {
+        protocol: match section.text("transport.protocol") {
+            Some("websocket") => Protocol::WebSocket,
+            Some("wss") => Protocol::Wss,
+            Some("auto") => Protocol::Auto,
+            _ => Protocol::Tcp,
+        },
+        websocket_path: websocket_path(section, report).unwrap_or(default.websocket_path),
+        websocket_host: host(section, "transport.websocket.host", "", report),
         dial_server_timeout: seconds(section, "transport.dialServerTimeout", default.dial_server_timeout),
         dial_server_keepalive: keepalive(
             section,
             "transport.dialServerKeepalive",
             default.dial_server_keepalive,
         ),
+        connect_server_local_ip: parsed(section, "transport.connectServerLocalIP", report, |text| {
+            text.parse().map_err(|_| format!("must be an IP address of this machine, not {text:?}"))
+        }),
+        // A URL may hold a password, so the message does not repeat it.
+        proxy_url: parsed(section, "transport.proxyURL", report, str::parse).unwrap_or_default(),
         tcp_mux: section.bool("transport.tcpMux").unwrap_or(default.tcp_mux),
         heartbeat_interval: interval,
         heartbeat_timeout: timeout,

@@ -58,6 +58,7 @@ const TRANSPORT_SERVER: &[Key] = &[
     used("maxTunnelsPerClient", Int(1, 64)),
     used("drainTimeout", PAUSE),
     used("maxStreamsPerClient", Int(1, 1_048_576)),
+    used("websocket", Section(&[used("path", Text)])),
 ];
 
 const TLS_SERVER: &[Key] =
@@ -71,7 +72,7 @@ pub(super) static CLIENT: &[Key] = &[
     used("serverAddr", Text),
     used("serverPort", PORT),
     used("natHoleStunServer", Text),
-    later("dnsServer", Text),
+    used("dnsServer", Text),
     used("loginFailExit", Bool),
     used("start", Texts(&[])),
     used("log", Section(LOG)),
@@ -91,12 +92,12 @@ pub(super) static CLIENT: &[Key] = &[
 pub(super) static INCLUDED: &[Key] = &[PROXIES, VISITORS];
 
 const TRANSPORT_CLIENT: &[Key] = &[
-    used("protocol", OneOf(&["tcp"], &["kcp", "quic", "websocket", "wss"])),
+    used("protocol", OneOf(&["tcp", "websocket", "wss", "auto"], &["kcp", "quic"])),
     covered("wireProtocol", OneOf(&["v1", "v2"], &[])),
     used("dialServerTimeout", PAUSE),
     used("dialServerKeepalive", SECONDS),
-    later("connectServerLocalIP", Text),
-    later("proxyURL", Text),
+    used("connectServerLocalIP", Text),
+    used("proxyURL", Text),
     covered("poolCount", Int(0, 1_000_000)),
     used("tcpMux", Bool),
     covered("tcpMuxKeepaliveInterval", SECONDS),
@@ -104,6 +105,7 @@ const TRANSPORT_CLIENT: &[Key] = &[
     used("heartbeatInterval", SECONDS),
     used("heartbeatTimeout", SECONDS),
     used("tls", Section(TLS_CLIENT)),
+    used("websocket", Section(&[used("path", Text), used("host", Text)])),
     used("maxTunnels", Int(1, 64)),
     used("drainTimeout", PAUSE),
 ];

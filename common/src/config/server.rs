@@ -7,7 +7,7 @@ use super::{
     keys::SERVER,
     problem::Report,
     schema::Section,
-    shared::{certificate_pair, host, keepalive, log, path, seconds, seconds_or_none, token},
+    shared::{certificate_pair, host, keepalive, log, path, seconds, seconds_or_none, token, websocket_path},
     tree::Node,
 };
 
@@ -86,6 +86,7 @@ fn transport(section: Section<'_>, report: &mut Report) -> ServerTransport {
             key_file: path(section, "transport.tls.keyFile"),
             trusted_ca_file,
         },
+        websocket_path: websocket_path(section, report).unwrap_or(default.websocket_path),
     }
 }
 

@@ -149,3 +149,18 @@ pub(super) fn host(section: Section<'_>, key: &str, path: &str, report: &mut Rep
     }
     Some(text.trim_start_matches('[').trim_end_matches(']').to_owned())
 }
+
+/// Where the tunnel is on a web server.
+pub(super) fn websocket_path(section: Section<'_>, report: &mut Report) -> Option<String> {
+    let key = "transport.websocket.path";
+    let text = section.text(key)?;
+    let fits = |c: char| {
+        c.is_ascii_graphic() && !matches!(c, '?' | '#' | '"' | '<' | '>' | '\\' | '^' | '`' | '{' | '|' | '}')
+    };
+    if !text.starts_with('/') || !text.chars().all(fits) {
+        report
+            .problem(section.line(key), format!("`{key}` must be a path such as \"/tunnel\", not {text:?}"));
+        return None;
+    }
+    Some(text.to_owned())
+}

@@ -9,6 +9,8 @@ use std::{
 };
 
 use super::Secret;
+use crate::link::upstream::Choice;
+use crate::link::websocket::DEFAULT_PATH;
 
 /// What `tuns` runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +75,8 @@ pub struct ServerTransport {
     pub max_streams_per_client: u32,
     /// Certificates.
     pub tls: ServerTls,
+    /// Path at which web servers on the way find the tunnel.
+    pub websocket_path: String,
 }
 
 /// The server's side of TLS.
@@ -97,6 +101,8 @@ pub struct ClientConfig {
     pub server_port: u16,
     /// Host and port of a STUN server to be asked instead of the server.
     pub nat_hole_stun_server: Option<(String, Option<u16>)>,
+    /// DNS server to be asked instead of the system's.
+    pub dns_server: Option<SocketAddr>,
     /// Prefix of proxy names, so that several users share one server; may be empty.
     pub user: String,
     /// A stable name of this client; `None`: made of the machine, the user and what is started.
@@ -122,10 +128,20 @@ pub struct ClientConfig {
 /// The part of [`ClientConfig`] about tunnels.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientTransport {
+    /// What the server is reached by.
+    pub protocol: Protocol,
+    /// Path of the tunnel on the web server.
+    pub websocket_path: String,
+    /// Name of the web server, perhaps with a port, if it is not `server_addr`.
+    pub websocket_host: Option<String>,
     /// Time to reach the server before trying again.
     pub dial_server_timeout: Duration,
     /// Idle time before the kernel probes a connection; `None` leaves probing off.
     pub dial_server_keepalive: Option<Duration>,
+    /// Local address that connections to the server come from; `None` leaves it to the system.
+    pub connect_server_local_ip: Option<IpAddr>,
+    /// The proxy on the way to the server.
+    pub proxy_url: Choice,
     /// Begin with one tunnel and add more under load; otherwise open all at once.
     pub tcp_mux: bool,
     /// Pause between heartbeats.
@@ -138,6 +154,20 @@ pub struct ClientTransport {
     pub drain_timeout: Duration,
     /// Certificates.
     pub tls: ClientTls,
+}
+
+/// What a client reaches its server by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// A TCP connection.
+    #[default]
+    Tcp,
+    /// A WebSocket.
+    WebSocket,
+    /// A WebSocket in TLS, as web servers speak it.
+    Wss,
+    /// TCP, or what else works.
+    Auto,
 }
 
 /// The client's side of TLS.
@@ -398,6 +428,7 @@ impl Default for ServerTransport {
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
             max_streams_per_client: 16_384,
             tls: ServerTls::default(),
+            websocket_path: DEFAULT_PATH.to_owned(),
         }
     }
 }
@@ -408,6 +439,7 @@ impl Default for ClientConfig {
             server_addr: "127.0.0.1".to_owned(),
             server_port: DEFAULT_PORT,
             nat_hole_stun_server: None,
+            dns_server: None,
             user: String::new(),
             client_id: None,
             auth_token: Secret::default(),
@@ -425,8 +457,13 @@ impl Default for ClientConfig {
 impl Default for ClientTransport {
     fn default() -> Self {
         Self {
+            protocol: Protocol::default(),
+            websocket_path: DEFAULT_PATH.to_owned(),
+            websocket_host: None,
             dial_server_timeout: Duration::from_secs(10),
             dial_server_keepalive: Some(DEFAULT_TCP_KEEPALIVE),
+            connect_server_local_ip: None,
+            proxy_url: Choice::default(),
             tcp_mux: true,
             heartbeat_interval: DEFAULT_HEARTBEAT_INTERVAL,
             heartbeat_timeout: DEFAULT_HEARTBEAT_TIMEOUT,

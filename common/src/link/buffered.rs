@@ -65,7 +65,8 @@ pub(super) fn buffered(
     read_ahead: BytesMut,
     traffic: Arc<Traffic>,
 ) -> (Buffered, Flusher) {
-    let inner = Inner { io, traffic, ahead: read_ahead, write: BytesMut::new(), sent: 0, gathered: 0, quiet: 0 };
+    let inner =
+        Inner { io, traffic, ahead: read_ahead, write: BytesMut::new(), sent: 0, gathered: 0, quiet: 0 };
     let inner = Arc::new(Mutex::new(inner));
     (Buffered(inner.clone()), Flusher(inner))
 }

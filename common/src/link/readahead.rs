@@ -27,7 +27,12 @@ pub struct ReadAhead<S> {
 impl<S> ReadAhead<S> {
     /// Reads ahead of what is asked of `io`.
     pub fn new(io: S) -> Self {
-        ReadAhead { io, ahead: BytesMut::new(), size: FIRST }
+        ReadAhead::after(io, BytesMut::new())
+    }
+
+    /// `ahead` are bytes that were read from `io` already.
+    pub fn after(io: S, ahead: BytesMut) -> Self {
+        ReadAhead { io, ahead, size: FIRST }
     }
 }
 

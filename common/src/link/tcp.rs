@@ -1,8 +1,9 @@
 //! TCP sockets as tun wants them: no delay, kept alive, and reset on demand.
 
+use super::resolve::Resolver;
 use socket2::{SockRef, TcpKeepalive};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 
@@ -57,15 +58,56 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// # Errors
 /// The error of the last address tried.
 pub async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
-    let host = host.trim_start_matches('[').trim_end_matches(']');
+    dial_first(lookup_host((host.trim_start_matches('[').trim_end_matches(']'), port)).await?, None).await
+}
+
+/// The local address that a connection comes from; `None` leaves it to the system.
+pub type From = Option<IpAddr>;
+
+/// How connections to the server are made.
+#[derive(Debug, Clone, Default)]
+pub struct Dialer {
+    /// Where they come from; addresses of the other family are then left out.
+    pub from: From,
+    /// Who knows the addresses of names.
+    pub resolver: Resolver,
+    /// Idle time before the kernel probes; `None` leaves probing off.
+    pub keepalive: Option<Duration>,
+}
+
+impl Dialer {
+    /// As [`dial`], and prepares the socket as [`tune`] does.
+    ///
+    /// # Errors
+    /// The error of the last address tried.
+    pub async fn dial(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let addresses = self.resolver.look_up(host, port).await?;
+        let stream = dial_first(addresses, self.from).await?;
+        tune(&stream, self.keepalive)?;
+        Ok(stream)
+    }
+}
+
+async fn dial_first(addresses: impl IntoIterator<Item = SocketAddr>, from: From) -> io::Result<TcpStream> {
     let mut last = None;
-    for address in lookup_host((host, port)).await? {
-        match TcpStream::connect(address).await {
+    for address in addresses {
+        match connect(address, from).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = Some(error),
         }
     }
     Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+}
+
+async fn connect(address: SocketAddr, from: From) -> io::Result<TcpStream> {
+    let Some(from) = from else { return TcpStream::connect(address).await };
+    if from.is_ipv4() != address.is_ipv4() {
+        let what = format!("{} cannot be reached from {from}", address.ip());
+        return Err(io::Error::new(io::ErrorKind::AddrNotAvailable, what));
+    }
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(address).await
 }
 
 /// Pauses an accept loop after an error that will not go away at once, such as too many open files.

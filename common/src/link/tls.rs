@@ -5,21 +5,23 @@
 //! as well. This is the only file that configures rustls.
 
 mod pinned;
+pub mod web;
 
 use super::readahead::ReadAhead;
+use bytes::BytesMut;
 use pinned::Pinned;
 use rcgen::{CertificateParams, KeyPair};
 use ring::digest;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, TlsConnector};
 use tun_proto::auth::EXPORTER_LABEL;
 use tun_proto::limits::PEER_RECORD;
 use tun_proto::wire::login::Bytes32;
@@ -82,10 +84,19 @@ pub struct Secured<S> {
     pub certificate: Option<Bytes32>,
 }
 
+/// What a TLS client of the server turned out to want.
+pub enum Accepted {
+    /// The tunnel.
+    Tunnel(Secured<Box<dyn super::LinkIo>>),
+    /// HTTP, as browsers do and web servers on the way: it has shown no certificate, whatever is demanded of clients.
+    Web(Box<dyn super::Io>),
+}
+
 /// The server's side.
 #[derive(Clone)]
 pub struct ServerTls {
-    acceptor: TlsAcceptor,
+    tunnel: Arc<rustls::ServerConfig>,
+    web: Arc<rustls::ServerConfig>,
     fingerprint: Bytes32,
 }
 
@@ -100,6 +111,12 @@ impl ServerTls {
             None => self_signed()?,
         };
         let fingerprint = fingerprint(&chain[0]);
+        let mut web = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
+            .with_no_client_auth()
+            .with_single_cert(chain.clone(), key.clone_key())?;
+        web.alpn_protocols = vec![web::HTTP_ALPN.to_vec()];
+        web.send_tls13_tickets = 0;
         let builder = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?;
         let builder = match &files.trusted_ca {
@@ -115,7 +132,7 @@ impl ServerTls {
         let mut config = builder.with_single_cert(chain, key)?;
         // A ticket that the client never reads turns its close into a reset, which can cost the last bytes.
         config.send_tls13_tickets = 0;
-        Ok(ServerTls { acceptor: TlsAcceptor::from(Arc::new(config)), fingerprint })
+        Ok(ServerTls { tunnel: Arc::new(config), web: Arc::new(web), fingerprint })
     }
 
     /// Fingerprint (SHA-256) of the server's certificate.
@@ -123,17 +140,30 @@ impl ServerTls {
         self.fingerprint
     }
 
-    /// Takes the server's part in a handshake. Not cancellation safe: the connection is lost.
+    /// Takes the server's part in a handshake; `ahead` was read from the stream already. Not cancellation safe: the
+    /// connection is lost.
     ///
     /// # Errors
     /// Whatever is wrong with the peer or the connection.
-    pub async fn accept<S: super::Io>(
+    pub async fn accept<S: super::Io + 'static>(
         &self,
         stream: S,
-    ) -> std::io::Result<Secured<impl super::LinkIo + use<S>>> {
-        let stream = self.acceptor.accept(ReadAhead::new(stream)).await?;
+        ahead: BytesMut,
+    ) -> std::io::Result<Accepted> {
+        let acceptor = rustls::server::Acceptor::default();
+        // Boxed, for the many that wait in the middle of it: what follows is larger than what there is by then.
+        let start = Box::pin(LazyConfigAcceptor::new(acceptor, ReadAhead::after(stream, ahead))).await?;
+        if web::is_meant(&start.client_hello()) {
+            let stream = Box::pin(start.into_stream(self.web.clone())).await?;
+            return Ok(Accepted::Web(Box::new(stream)));
+        }
+        let stream = Box::pin(start.into_stream(self.tunnel.clone())).await?;
         let exporter = exporter(|out| stream.get_ref().1.export_keying_material(out, EXPORTER_LABEL, None))?;
-        Ok(Secured { stream, exporter, certificate: Some(self.fingerprint) })
+        Ok(Accepted::Tunnel(Secured {
+            stream: Box::new(stream),
+            exporter,
+            certificate: Some(self.fingerprint),
+        }))
     }
 }
 
@@ -392,11 +422,12 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn verify_tls12_signature(
         &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("TLS 1.2 is not spoken".into()))
+        let algorithms = &self.0.signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
     fn verify_tls13_signature(

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::TcpStream;
 
+use crate::certs::Files;
 use crate::eventually::eventually;
 use crate::program::{Launch, Program};
 
@@ -19,11 +20,39 @@ pub struct Nginx {
 impl Nginx {
     /// Starts it on `addr`, and waits until it answers.
     pub async fn start(addr: SocketAddr) -> Self {
+        Self::serving(addr, &format!("listen {addr};"), "").await
+    }
+
+    /// Starts it in front of `target`, to which it passes WebSockets at `path`: over TLS if it has a certificate, and
+    /// over TLS again if `target` is a URL with https.
+    pub async fn in_front_of(addr: SocketAddr, path: &str, target: &str, tls: Option<&Files>) -> Self {
+        let listen = match tls {
+            None => format!("listen {addr};"),
+            Some(Files { cert, key }) => format!(
+                "listen {addr} ssl; ssl_certificate {}; ssl_certificate_key {};",
+                cert.display(),
+                key.display()
+            ),
+        };
+        let location = format!(
+            "location {path} {{
+                 proxy_pass {target};
+                 proxy_http_version 1.1;
+                 proxy_set_header Upgrade $http_upgrade;
+                 proxy_set_header Connection \"upgrade\";
+                 proxy_set_header Host $host;
+                 proxy_read_timeout 60s;
+             }}"
+        );
+        Self::serving(addr, &listen, &location).await
+    }
+
+    async fn serving(addr: SocketAddr, listen: &str, location: &str) -> Self {
         let launch = Launch::of("nginx", executable());
         let dir = launch.dir();
         let files = dir.join("files");
         std::fs::create_dir(&files).expect("a directory can be made");
-        let config = launch.write("nginx.conf", &configuration(dir, addr));
+        let config = launch.write("nginx.conf", &configuration(dir, listen, location));
         let program = launch.args([Path::new("-c"), &config, Path::new("-e"), Path::new("stderr")]).start();
         eventually("nginx answers", || async { TcpStream::connect(addr).await.ok() }).await;
         assert!(program.is_running(), "{}", program.log().tail());
@@ -57,7 +86,7 @@ fn executable() -> PathBuf {
 }
 
 /// A single process in the foreground, so that nothing is left when it is killed.
-fn configuration(dir: &Path, addr: SocketAddr) -> String {
+fn configuration(dir: &Path, listen: &str, location: &str) -> String {
     let dir = dir.display();
     format!(
         "daemon off;
@@ -75,7 +104,8 @@ fn configuration(dir: &Path, addr: SocketAddr) -> String {
              uwsgi_temp_path {dir}/uwsgi;
              scgi_temp_path {dir}/scgi;
              server {{
-                 listen {addr};
+                 {listen}
+                 {location}
                  root {dir}/files;
                  dav_methods PUT;
              }}

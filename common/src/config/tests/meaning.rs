@@ -38,6 +38,7 @@ fn every_key_of_a_server_arrives() {
         drainTimeout = 0
         maxStreamsPerClient = 100
         tls = { certFile = "c", keyFile = "k", trustedCaFile = "ca" }
+        websocket.path = "/tunnel"
         "#,
     );
     let want = ServerConfig {
@@ -69,6 +70,7 @@ fn every_key_of_a_server_arrives() {
             max_tunnels_per_client: 64,
             drain_timeout: seconds(0),
             max_streams_per_client: 100,
+            websocket_path: "/tunnel".into(),
             tls: ServerTls {
                 force: true, // because of the CA
                 cert_file: Some("c".into()),
@@ -92,10 +94,14 @@ fn every_key_of_a_client_arrives() {
         loginFailExit = false
         metadatas = { a = "1" }
         auth.token = "secret"
+        dnsServer = "2001:db8::53"
         [transport]
-        protocol = "tcp"
+        protocol = "wss"
+        websocket = { path = "/tunnel", host = "cdn.example:8443" }
         dialServerTimeout = 5
         dialServerKeepalive = 60
+        connectServerLocalIP = "192.0.2.5"
+        proxyURL = "socks5://me:secret@proxy:1081"
         tcpMux = false
         heartbeatInterval = 1
         heartbeatTimeout = 4
@@ -116,6 +122,7 @@ fn every_key_of_a_client_arrives() {
         server_addr: "example.com".into(),
         server_port: 7001,
         nat_hole_stun_server: Some(("2001:db8::1".to_owned(), Some(3479))),
+        dns_server: Some("[2001:db8::53]:53".parse().unwrap()),
         user: "alice".into(),
         client_id: Some("box".into()),
         auth_token: Secret::new("secret"),
@@ -123,8 +130,13 @@ fn every_key_of_a_client_arrives() {
         metadatas: [("a".into(), "1".into())].into(),
         log: LogConfig::default(),
         transport: ClientTransport {
+            protocol: Protocol::Wss,
+            websocket_path: "/tunnel".into(),
+            websocket_host: Some("cdn.example:8443".into()),
             dial_server_timeout: seconds(5),
             dial_server_keepalive: Some(seconds(60)),
+            connect_server_local_ip: Some("192.0.2.5".parse().unwrap()),
+            proxy_url: "socks5://me:secret@proxy:1081".parse().unwrap(),
             tcp_mux: false,
             heartbeat_interval: seconds(1),
             heartbeat_timeout: seconds(4),

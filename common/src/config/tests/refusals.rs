@@ -71,10 +71,7 @@ fn what_is_not_built_is_refused_by_name() {
     }
     for (text, name) in [
         ("transport.protocol = 'kcp'", "`transport.protocol` = \"kcp\""),
-        ("transport.protocol = 'wss'", "`transport.protocol` = \"wss\""),
-        ("transport.proxyURL = 'http://x'", "`transport.proxyURL`"),
-        ("transport.connectServerLocalIP = '::1'", "`transport.connectServerLocalIP`"),
-        ("dnsServer = '8.8.8.8'", "`dnsServer`"),
+        ("transport.protocol = 'quic'", "`transport.protocol` = \"quic\""),
         ("store.path = 'x'", "`store`"),
         ("virtualNet.address = 'x'", "`virtualNet`"),
         ("[[visitors]]\nname = 'x'\ntype = 'sudp'", "`visitors[0].type` = \"sudp\""),
@@ -384,6 +381,25 @@ fn an_error_never_shows_a_secret() {
     assert!(!format!("{loaded:?}").contains("hunter2"));
     let error = loader().client_from_str("[[visitors]]\ntype = 'stcp'\nsecretKey = ['hunter2']").unwrap_err();
     assert!(!format!("{error} {error:?}").contains("hunter2"));
+}
+
+#[test]
+fn the_way_to_the_server_is_checked_without_showing_a_password() {
+    for (text, want) in [
+        ("transport.connectServerLocalIP = 'eth0'", "must be an IP address of this machine, not \"eth0\""),
+        ("transport.proxyURL = 'ntlm://me:hush@x'", "the scheme \"ntlm\", which is not supported"),
+        ("transport.proxyURL = 'socks5://me:hush@'", "is not a URL"),
+        ("dnsServer = 'dns.example'", "must be an IP address, perhaps with a port, not \"dns.example\""),
+        ("transport.protocol = 'ws'", "one of tcp, websocket, wss, auto"),
+        ("transport.websocket.path = 'tunnel'", "must be a path such as"),
+        ("transport.websocket.path = '/a b'", "must be a path such as"),
+        ("transport.websocket.host = 'http://x'", "must be a host name"),
+    ] {
+        let (line, message) = only(client_problems(text));
+        assert_eq!(line, 1);
+        assert!(message.contains(want), "{message}");
+        assert!(!message.contains("hush"), "{message}");
+    }
 }
 
 #[test]
