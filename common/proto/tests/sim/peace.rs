@@ -3,7 +3,6 @@
 use super::World;
 use super::app::Pace;
 use super::net::Side;
-use tun_proto::session::stream::Stream;
 use tun_proto::wire::stream::ResetCode;
 
 /// Rounds in which all streams must come to their end once the network is at peace.
