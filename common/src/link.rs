@@ -7,6 +7,7 @@
 //! * [`Link`] is what the session sees: streams to open, streams that the peer opened, and an end.
 
 mod buffered;
+mod datagram;
 pub mod handshake;
 pub mod heartbeat;
 pub mod quic;
@@ -17,6 +18,7 @@ pub mod udp;
 mod yamux;
 
 pub use buffered::Io;
+pub(crate) use datagram::{OwnDatagram, Wait};
 
 use bytes::{Buf, Bytes, BytesMut};
 use std::io;
@@ -59,6 +61,7 @@ struct Inner {
     /// Cancelled by the driver when the link is gone.
     gone: CancellationToken,
     reason: OnceLock<String>,
+    datagrams: datagram::Datagrams,
 }
 
 /// What a link runs over; the better way comes later.
@@ -163,6 +166,7 @@ impl Link {
             close: CancellationToken::new(),
             gone: CancellationToken::new(),
             reason: OnceLock::new(),
+            datagrams: datagram::Datagrams::default(),
         };
         (Link { inner: Arc::new(inner) }, Ends { requests, accepted }, inbound)
     }
@@ -269,6 +273,7 @@ impl Link {
     fn end(&self, reason: impl Into<String>) {
         self.inner.reason.get_or_init(|| reason.into());
         self.inner.gone.cancel();
+        self.inner.datagrams.end();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::IDLE_TIMEOUT;
 use super::congestion::Acknowledged;
+use super::datagram::Datagrams;
 use super::owned::Owned;
 use super::pulse;
 use super::stream::{Shared, Stream};
@@ -44,13 +45,14 @@ impl Driver {
         let Ends { mut requests, accepted } = ends;
         let _end = EndOnDrop(&link);
         let connection = &transport.connection;
+        link.inner.datagrams.begin(Arc::new(Datagrams::new(connection.clone(), shared.clone())));
         let lost = tokio::select! {
             () = link.inner.close.cancelled() => None,
             error = connection.closed() => Some(error),
             error = open_streams(connection, &shared, &mut requests) => Some(error),
             error = accept_streams(connection, &shared, &accepted) => Some(error),
             error = pulse::watch(connection, &acknowledged, &shared, &link) => Some(error),
-            error = pulse::listen(connection) => Some(error),
+            error = pulse::listen(connection, &shared, &link) => Some(error),
         };
         match lost {
             Some(error) => link.end(describe(&error)),
