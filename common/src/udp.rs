@@ -122,7 +122,8 @@ impl DatagramSocket {
             segment_size: size,
             src_ip: peer.local,
         };
-        self.io.try_io(Interest::WRITABLE, || self.state.try_send(UdpSockRef::from(&self.io), &transmit))
+        // Nobody waits for room in the socket, so the runtime need not know.
+        self.state.try_send(UdpSockRef::from(&self.io), &transmit)
     }
 
     /// How many datagrams the system can send at once.

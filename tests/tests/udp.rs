@@ -6,7 +6,7 @@ use tun_tests::datagrams::{Asker, Echo, LONGEST, roomy};
 use tun_tests::eventually::eventually;
 use tun_tests::forwarder::{Fault, Forwarder};
 use tun_tests::net::{BIND_PORT, FORWARDER_PORT, Loopback, REMOTE_PORT, SERVICE_PORT};
-use tun_tests::patience::alone;
+use tun_tests::patience::{alone, soon};
 use tun_tests::private::{NAME, SECRET, VISIT_PORT};
 use tun_tests::program::{Launch, Program, raise_open_files};
 use tun_tests::tunnel::{Served, Setup, TOKEN, client_config, port_at_end};
@@ -197,7 +197,7 @@ async fn a_service_may_go_on_speaking_while_its_listener_is_silent() {
     let asker = scene.asker().await;
     asker.send(b"go on").await;
     let mut buffer = [0; 16];
-    let (_, source) = service.recv_from(&mut buffer).await.unwrap();
+    let (_, source) = soon("the first datagram", service.recv_from(&mut buffer)).await.unwrap();
     scene.way.fail(Fault::Reset);
     scene.client.line("link to server restored").await;
     eventually("the service is heard over the next link", || async {

@@ -1,6 +1,7 @@
 //! A local UDP service: one socket for each flow, so that the service tells sources apart as if they were here.
 
 use bytes::{Bytes, BytesMut};
+use socket2::SockRef;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -195,11 +196,13 @@ impl DatagramSink for Exit {
     fn deliver(&self, flow: u64, payload: Bytes) {
         let Some(socket) = self.socket(flow) else { return };
         let backend = &self.shared.backend;
-        let mut sent = socket.try_send(&payload);
+        // The runtime would not let a socket send that is this young.
+        let socket = SockRef::from(&*socket);
+        let mut sent = socket.send(&payload);
         if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
             // That was the fate of an earlier datagram; this one has not been sent yet.
             backend.report(sent.as_ref().map(drop));
-            sent = socket.try_send(&payload);
+            sent = socket.send(&payload);
         }
         if let Err(error) = sent {
             // What the socket does not take is lost, as on any full line.
