@@ -183,8 +183,9 @@ impl Visit {
         let over = self.peer.as_ref().and_then(|peer| peer.linkless_since).map(|since| since + RESUME_WINDOW);
         let idle = self.idle_deadline();
         let stopping = self.visitor.shutdown.clone();
+        let takes_connections = self.visitor.port.is_none() && !self.waiting.is_full();
         tokio::select! {
-            request = requests.recv(), if !self.waiting.is_full() => request.map_or(Event::Unused, Event::Request),
+            request = requests.recv(), if takes_connections => request.map_or(Event::Unused, Event::Request),
             result = pending_or(&mut self.approach) => Event::Approached(result),
             event = peer_session::changed(&mut self.peer) => event,
             () = udp::changed(&mut self.visitor.port) => Event::Flows,
@@ -214,8 +215,12 @@ impl Visit {
             Event::Path => self.publish_way(),
             Event::TimeToTry => self.pause = None,
             Event::TimeIsOver => self.give_up("its client did not come back"),
-            // A connection may have come in the same moment.
-            Event::Idle if self.uses() > 0 => {}
+            // It was in use from the first moment on, or is again.
+            Event::Idle if self.uses() > 0 => {
+                if let Some(peer) = &mut self.peer {
+                    peer.idle_since = None;
+                }
+            }
             Event::Idle => {
                 tracing::info!("[{}] not used any more, leaving its client", self.proxy());
                 self.approach = None;
