@@ -36,7 +36,7 @@ struct Seen {
 
 impl Echo {
     /// Starts it.
-    pub async fn start(addr: SocketAddr) -> Self {
+    pub fn start(addr: SocketAddr) -> Self {
         let socket = roomy(addr);
         let seen = Arc::new(Seen::default());
         let counted = seen.clone();

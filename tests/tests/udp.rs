@@ -62,8 +62,8 @@ impl Scene {
         Self { net, way, client_launch, server_launch, client, server }
     }
 
-    async fn echo(&self) -> Echo {
-        Echo::start(self.net.at(SERVICE_PORT)).await
+    fn echo(&self) -> Echo {
+        Echo::start(self.net.at(SERVICE_PORT))
     }
 
     async fn asker(&self) -> Asker {
@@ -92,7 +92,7 @@ impl Scene {
 
 /// Sockets of a running program.
 fn sockets(pid: i32) -> usize {
-    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs");
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
     let targets = files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
     targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
 }
@@ -100,7 +100,7 @@ fn sockets(pid: i32) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn datagrams_of_every_size_come_back_as_they_were() {
     let scene = Scene::public("").await;
-    let echo = scene.echo().await;
+    let echo = scene.echo();
     let asker = scene.asker().await;
     for (seed, len) in [0, 1, 2, 127, 128, 1400, 1473, 9000, 32_768, LONGEST].into_iter().enumerate() {
         asker.echo(seed as u64, len).await;
@@ -113,7 +113,7 @@ async fn a_thousand_sources_at_once_get_their_own_answers() {
     let _turn = alone().await;
     raise_open_files();
     let scene = Scene::public("").await;
-    let echo = scene.echo().await;
+    let echo = scene.echo();
     let mut askers = Vec::new();
     for n in 0..1000 {
         let asker = scene.asker().await;
@@ -132,7 +132,7 @@ async fn a_thousand_sources_at_once_get_their_own_answers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flow_that_nobody_reads_holds_up_no_other() {
     let scene = Scene::public("").await;
-    let _echo = scene.echo().await;
+    let _echo = scene.echo();
     let (flood, calm) = (scene.asker().await, scene.asker().await);
     calm.echo(1, 100).await;
     let flooding = tokio::spawn(async move {
@@ -159,7 +159,7 @@ async fn a_flow_that_nobody_reads_holds_up_no_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_flow_is_forgotten_and_the_next_datagram_begins_another() {
     let scene = Scene::public("udpIdleTimeout = 1").await;
-    let echo = scene.echo().await;
+    let echo = scene.echo();
     let asker = scene.asker().await;
     let busy = scene.asker().await;
     asker.echo(1, 10).await;
@@ -181,7 +181,7 @@ async fn an_idle_flow_is_forgotten_and_the_next_datagram_begins_another() {
 async fn flows_go_on_over_the_next_link() {
     for fault in [Fault::Reset, Fault::NeverAnswer] {
         let scene = Scene::public("").await;
-        let echo = scene.echo().await;
+        let echo = scene.echo();
         let asker = scene.asker().await;
         asker.echo(1, 1000).await;
         scene.way.fail(fault);
@@ -216,7 +216,7 @@ async fn a_service_may_go_on_speaking_while_its_listener_is_silent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_or_a_client_that_restarts_serves_the_same_port() {
     let scene = Scene::public("").await;
-    let _echo = scene.echo().await;
+    let _echo = scene.echo();
     let asker = scene.asker().await;
     asker.echo(1, 100).await;
     scene.client.kill().await;
@@ -237,7 +237,7 @@ async fn a_port_that_the_server_chose_is_kept() {
         "[[proxies]]\nname = \"echo\"\ntype = \"udp\"\nlocalIP = \"{ip}\"\nlocalPort = {SERVICE_PORT}\n"
     );
     let scene = Scene::start(net, &proxy).await;
-    let _echo = scene.echo().await;
+    let _echo = scene.echo();
     let told = scene.client.line("start proxy success, public address ").await;
     let port = port_at_end(&told.text);
     Asker::new(scene.net.at(port)).await.echo(1, 100).await;
@@ -287,7 +287,7 @@ async fn a_service_that_is_down_is_said_once_and_found_again() {
         asker.receive_within(Duration::from_millis(50)).await;
     }
     scene.client.line("(UDP) is unreachable").await;
-    let _echo = scene.echo().await;
+    let _echo = scene.echo();
     asker.insist(1, 100).await;
     scene.client.line("(UDP) answers again").await;
     assert_eq!(scene.client.log().count("(UDP) is unreachable"), 1);
@@ -323,7 +323,7 @@ async fn a_flood_towards_a_stalled_service_costs_bounded_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_service_is_visited_over_the_relay() {
     let scene = Scene::private("sudp").await;
-    let echo = scene.echo().await;
+    let echo = scene.echo();
     let visitor = scene.visitor(&["--relay-only"]).await;
     let asker = scene.visiting_asker().await;
     // The first one waits until the visitor has met the client.
@@ -339,7 +339,7 @@ async fn a_private_service_is_visited_over_the_relay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_service_is_visited_directly() {
     let scene = Scene::private("xudp").await;
-    let echo = scene.echo().await;
+    let echo = scene.echo();
     let visitor = scene.visitor(&[]).await;
     let asker = scene.visiting_asker().await;
     asker.echo(0, 100).await;
@@ -360,7 +360,7 @@ async fn a_private_service_is_visited_directly() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_flow_survives_the_server() {
     let scene = Scene::private("sudp").await;
-    let _echo = scene.echo().await;
+    let _echo = scene.echo();
     let _visitor = scene.visitor(&["--relay-only"]).await;
     let asker = scene.visiting_asker().await;
     asker.echo(1, 100).await;

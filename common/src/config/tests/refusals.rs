@@ -158,7 +158,10 @@ fn a_private_proxy_has_a_local_port_and_no_public_one() {
 fn a_service_of_datagrams_takes_what_belongs_to_it() {
     let udp = "[[proxies]]\nname = 'a'\ntype = 'udp'\nlocalPort = 53\n";
     let (line, message) = only(client_problems(&format!("{udp}udpIdleTimeout = 0")));
-    assert_eq!((line, &*message), (5, "`proxies[0].udpIdleTimeout` must be from 1 to 86400, not 0"));
+    assert_eq!(
+        (line, &*message),
+        (5, "`proxies[0].udpIdleTimeout` must be a whole number from 1 to 86400, not 0")
+    );
     let (_, message) = only(client_problems(&format!("{PROXY}udpIdleTimeout = 5")));
     assert_eq!(message, "`proxies[0].udpIdleTimeout` belongs to the types udp, sudp, xudp, not to tcp");
     let (_, message) = only(client_problems(&format!(
@@ -168,7 +171,7 @@ fn a_service_of_datagrams_takes_what_belongs_to_it() {
     let visitor =
         "[[visitors]]\nname = 'v'\ntype = 'xudp'\nserverName = 'a'\nbindPort = 1\nsecretKey = 's'\n";
     let (line, message) = only(client_problems(&format!("{visitor}fallbackTo = 'w'")));
-    assert_eq!((line, &*message), (7, "`visitors[0].fallbackTo` belongs to the type xtcp, not to xudp"));
+    assert_eq!((line, &*message), (7, "`visitors[0].fallbackTo` belongs to the types xtcp, not to xudp"));
 }
 
 #[test]
@@ -271,7 +274,7 @@ fn nat_traversal_is_checked() {
         assert_eq!(only(client_problems(&format!("{proxy}natTraversal.{more}"))).1, message);
     }
     let (_, message) = only(client_problems(&format!("{PROXY}natTraversal.spray = false")));
-    assert_eq!(message, "`proxies[0].natTraversal` belongs to the types xtcp, not to tcp");
+    assert_eq!(message, "`proxies[0].natTraversal` belongs to the types xtcp, xudp, not to tcp");
     let visitor = VISITOR.replace("stcp", "xtcp");
     let (_, message) = only(client_problems(&format!("{visitor}protocol = 'sctp'")));
     assert_eq!(message, "`visitors[0].protocol` must be one of quic, kcp, not \"sctp\"");
