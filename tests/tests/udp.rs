@@ -121,10 +121,13 @@ async fn a_thousand_sources_at_once_get_their_own_answers() {
             for round in 0..3 {
                 asker.insist(n * 10 + round, 200).await;
             }
+            // Kept, so that nobody else gets its port.
+            asker
         }));
     }
+    let mut kept = Vec::new();
     for asker in askers {
-        asker.await.unwrap();
+        kept.push(asker.await.unwrap());
     }
     assert_eq!(echo.sources(), 1000, "each source has a socket of its own at the service");
 }
