@@ -8,7 +8,7 @@ use crate::peers::Peers;
 use crate::settings::Settings;
 use crate::visit::fallback::Fallback;
 use crate::visit::status::VisitStatus;
-use crate::visit::{self, Request, Timing, VisitError, Visitor, display, listen, stdio};
+use crate::visit::{self, Request, Timing, VisitError, Visitor, display, listen, stdio, udp};
 use anyhow::Context;
 use std::pin::pin;
 use std::sync::Arc;
@@ -72,7 +72,8 @@ pub(crate) async fn visit(
     let connection = async {
         for visitor in &config.visitors {
             let (requests, receiver) = mpsc::channel(visit::BACKLOG);
-            let status = client.visitor(visitor, receiver, None, Some(refused.clone()));
+            let port = client.take_datagrams(visitor)?;
+            let status = client.visitor(visitor, receiver, None, Some(refused.clone()), port);
             if over_stdio {
                 return Ok(stdio::connect(requests).await);
             }
@@ -133,7 +134,8 @@ impl Client {
                 let requests = senders[index].clone();
                 Some(Fallback { to: fallback.to.clone(), requests, timeout: fallback.timeout })
             });
-            self.visitor(config, receiver, fallback, None);
+            let port = self.take_datagrams(config)?;
+            self.visitor(config, receiver, fallback, None, port);
             self.listen(config, requests.clone())?;
         }
         Ok(senders)
@@ -146,6 +148,7 @@ impl Client {
         requests: mpsc::Receiver<Request>,
         fallback: Option<Fallback>,
         refused: Option<mpsc::Sender<VisitError>>,
+        port: Option<udp::Port>,
     ) -> watch::Receiver<VisitStatus> {
         let (status, watched) = watch::channel(VisitStatus::default());
         let visitor = Visitor {
@@ -158,6 +161,7 @@ impl Client {
             shutdown: self.shutdown.clone(),
             fallback,
             refused,
+            port,
             status,
         };
         self.tasks.spawn(visitor.run(requests));
@@ -166,13 +170,25 @@ impl Client {
 
     /// Gives a visitor its local port, if it is to have one.
     fn listen(&self, config: &VisitorConfig, requests: mpsc::Sender<Request>) -> Result<(), Exit> {
-        let Some(port) = config.bind_port else { return Ok(()) };
+        let Some(port) = config.bind_port.filter(|_| config.udp_idle.is_none()) else { return Ok(()) };
         let listener = listen::bind(&config.bind_addr, port)
             .with_context(|| format!("[{}] start visitor error", config.name))?;
         let address = listener.local_addr().context("the visitor's port")?;
         tracing::info!("[{}] start visitor success, listening on {address}", config.name);
         self.tasks.spawn(listen::serve(config.name.clone(), listener, requests));
         Ok(())
+    }
+
+    /// The same for one of datagrams.
+    fn take_datagrams(&self, config: &VisitorConfig) -> Result<Option<udp::Port>, Exit> {
+        let (Some(port), Some(idle)) = (config.bind_port, config.udp_idle) else { return Ok(None) };
+        let name = &config.name;
+        let bound = udp::Port::bind(name, &config.bind_addr, port, idle)
+            .with_context(|| format!("[{name}] start visitor error"))?;
+        let address = bound.entrance.local_addr().context("the visitor's port")?;
+        tracing::info!("[{name}] start visitor success, listening on {address} (UDP)");
+        self.tasks.spawn(bound.entrance.clone().serve());
+        Ok(Some(bound))
     }
 
     async fn finish(&self, result: Result<(), Exit>) -> Result<(), Exit> {

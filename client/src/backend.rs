@@ -1,21 +1,61 @@
 //! The private side: what the streams of proxies are connected to, one file per kind of local service.
 
 pub(crate) mod tcp;
+pub(crate) mod udp;
 
 use crate::backend::tcp::TcpBackend;
+use crate::backend::udp::UdpBackend;
 use crate::p2p::{Search, Surroundings};
 use crate::peers::{Peers, PrivateService};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 use tun_common::config::{ProxyConfig, ProxyKind};
-use tun_common::session::{Handler, Local, RelayedStream, Session};
+use tun_common::session::{DatagramAnswer, Handler, Local, RelayedStream, Session};
+use tun_proto::datagram::flows::FlowBudget;
+use tun_proto::limits::MAX_SESSION_FLOWS;
 use tun_proto::wire::control::StreamMeta;
 use tun_proto::wire::relay::Refusal;
 use tun_proto::wire::stream::ResetCode;
 
+/// A local service.
+#[derive(Clone)]
+pub(crate) enum Service {
+    Tcp(Arc<TcpBackend>),
+    Udp(Arc<UdpBackend>),
+}
+
+impl Service {
+    fn new(proxy: &ProxyConfig, udp_idle: Option<Duration>, flows: &Arc<FlowBudget>) -> Self {
+        match udp_idle {
+            None => Service::Tcp(Arc::new(TcpBackend::new(proxy))),
+            Some(idle) => {
+                let ProxyConfig { name, local_ip, local_port, .. } = proxy;
+                Service::Udp(Arc::new(UdpBackend::new(name, local_ip, *local_port, idle, flows.clone())))
+            }
+        }
+    }
+
+    /// A connection to the service, made when it is first polled.
+    pub(crate) fn connect(&self) -> Result<Box<dyn Local>, ResetCode> {
+        match self {
+            Service::Tcp(backend) => Ok(backend.clone().connect()),
+            Service::Udp(_) => Err(ResetCode::Refused),
+        }
+    }
+
+    /// The service's end of a channel of datagrams.
+    pub(crate) fn datagrams(&self, session: &Session) -> DatagramAnswer {
+        match self {
+            Service::Tcp(_) => Box::pin(std::future::ready(None)),
+            Service::Udp(backend) => Box::pin(backend.clone().open(session.clone())),
+        }
+    }
+}
+
 /// The services behind the proxies, by proxy name.
 pub(crate) struct Backends {
-    public: HashMap<String, Arc<TcpBackend>>,
+    public: HashMap<String, Service>,
     private: HashMap<String, Arc<PrivateService>>,
     peers: Arc<Peers>,
 }
@@ -24,18 +64,21 @@ impl Backends {
     /// The services that the configuration names.
     pub(crate) fn new(proxies: &[ProxyConfig], peers: Arc<Peers>, surroundings: &Arc<Surroundings>) -> Self {
         let mut backends = Backends { public: HashMap::new(), private: HashMap::new(), peers };
+        let flows = FlowBudget::new(MAX_SESSION_FLOWS);
         for proxy in proxies {
             let name = proxy.name.clone();
-            let backend = Arc::new(TcpBackend::new(proxy));
             match &proxy.kind {
                 ProxyKind::Tcp { .. } => {
-                    backends.public.insert(name, backend);
+                    backends.public.insert(name, Service::new(proxy, None, &flows));
                 }
-                ProxyKind::Private { secret_key, direct, .. } => {
+                ProxyKind::Udp { idle, .. } => {
+                    backends.public.insert(name, Service::new(proxy, Some(*idle), &flows));
+                }
+                ProxyKind::Private { secret_key, direct, udp_idle, .. } => {
                     let service = PrivateService {
                         name: name.clone(),
                         secret: secret_key.clone(),
-                        backend,
+                        backend: Service::new(proxy, *udp_idle, &flows),
                         direct: direct
                             .as_ref()
                             .map(|config| Arc::new(Search::new(surroundings.clone(), config))),
@@ -61,7 +104,7 @@ impl Handler for Backends {
             Ok(StreamMeta::Proxy { name, source }) => {
                 let service = self.public.get(&name).ok_or(ResetCode::Refused)?;
                 tracing::debug!("[{name}] connection from {source}");
-                Ok(service.clone().connect())
+                service.connect()
             }
             _ => Err(ResetCode::Refused),
         }
@@ -75,5 +118,14 @@ impl Handler for Backends {
             return;
         }
         session.tasks().spawn(stream.refuse(Refusal::NotThere));
+    }
+
+    fn datagrams(&self, session: &Session, meta: &[u8]) -> DatagramAnswer {
+        if let Ok(StreamMeta::Datagrams { name }) = serde_json::from_slice(meta)
+            && let Some(service) = self.public.get(&name)
+        {
+            return service.datagrams(session);
+        }
+        Box::pin(std::future::ready(None))
     }
 }

@@ -3,17 +3,20 @@
 mod nat;
 mod private;
 
-use std::{ffi::OsString, path::PathBuf, process};
+use std::{ffi::OsString, path::PathBuf, process, time::Duration};
 
 use self::nat::{NAT_NOTES, NatFlags, Nathole};
-use self::private::{STCP_EXAMPLES, StcpFlags, VISIT_EXAMPLES, VisitFlags, XTCP_EXAMPLES, XtcpFlags};
+use self::private::{
+    STCP_EXAMPLES, SUDP_EXAMPLES, StcpFlags, SudpFlags, VISIT_EXAMPLES, VisitFlags, XTCP_EXAMPLES,
+    XUDP_EXAMPLES, XtcpFlags, XudpFlags,
+};
 use crate::nat::Question;
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use clap_complete::Shell;
 use tun_common::cli::{LogFlags, set};
 use tun_common::config::{
-    ClientConfig, ConfigError, Loaded, Loader, LogLevel, Problem, ProxyConfig, ProxyKind, Secret, flags,
-    read_token,
+    ClientConfig, ConfigError, DEFAULT_UDP_IDLE, Loaded, Loader, LogLevel, Problem, ProxyConfig, ProxyKind,
+    Secret, flags, read_token,
 };
 
 /// What the user wants.
@@ -97,7 +100,18 @@ fn interpret(args: impl IntoIterator<Item = OsString>, mut loader: Loader) -> Re
             let Loaded { warnings, .. } = loader.client(&path)?;
             return Ok(Invocation::Verify { path, warnings });
         }
-        (Some(Command::Tcp(_) | Command::Stcp(_) | Command::Xtcp(_) | Command::Visit(_)), Some(_)) => {
+        (
+            Some(
+                Command::Tcp(_)
+                | Command::Udp(_)
+                | Command::Stcp(_)
+                | Command::Xtcp(_)
+                | Command::Sudp(_)
+                | Command::Xudp(_)
+                | Command::Visit(_),
+            ),
+            Some(_),
+        ) => {
             return Err(usage(
                 "this command takes everything from its flags; leave out -c, or put the service into the file",
             ));
@@ -106,6 +120,9 @@ fn interpret(args: impl IntoIterator<Item = OsString>, mut loader: Loader) -> Re
             return flags.into_question(&loader, path.as_deref()).map(Invocation::Nat);
         }
         (Some(Command::Tcp(flags)), None) => flags.into_config(&mut loader)?,
+        (Some(Command::Udp(flags)), None) => flags.into_config(&mut loader)?,
+        (Some(Command::Sudp(flags)), None) => flags.into_config(&mut loader)?,
+        (Some(Command::Xudp(flags)), None) => flags.into_config(&mut loader)?,
         (Some(Command::Stcp(flags)), None) => flags.into_config(&mut loader)?,
         (Some(Command::Xtcp(flags)), None) => flags.into_config(&mut loader)?,
         (Some(Command::Visit(flags)), None) => {
@@ -129,6 +146,7 @@ const EXAMPLES: &str = "\
 Examples:
   tunc -c tunc.toml                         expose what the file says
   tunc tcp -s example.com -l 22 -r 6000     no file: port 22 here becomes port 6000 there
+  tunc udp -s example.com -l 53 -r 6053     the same for datagrams
   tunc xtcp -s example.com -l 22 -n ssh     no public port: only for those who know the secret
   tunc visit ssh -s example.com --bind 6000 on another machine: that service becomes port 6000 here
   tunc verify -c tunc.toml                  check a file and do nothing else
@@ -147,6 +165,17 @@ Examples:
   tunc tcp -s example.com -l 8080               the server chooses the port; the log tells
   tunc tcp -s example.com:7001 -l 22 -r 6000    the server itself listens on port 7001
   tunc tcp -s example.com -i 192.168.1.9 -l 80 -r 8000 -n printer --token-file token
+
+On the command line (-t) other users of this machine can see the token; --token-file and the
+environment variable TUN_TOKEN hide it.";
+
+const UDP_EXAMPLES: &str = "\
+Examples:
+  tunc udp -s example.com -l 53                 the server chooses the port; the log tells
+  tunc udp -s example.com -l 51820 -r 51820 -n wireguard
+
+The local service sees one socket for each source. A flow ends after a minute without a datagram
+(--idle-timeout).
 
 On the command line (-t) other users of this machine can see the token; --token-file and the
 environment variable TUN_TOKEN hide it.";
@@ -178,12 +207,21 @@ enum Command {
     /// Expose one TCP service without a file
     #[command(after_help = TCP_EXAMPLES)]
     Tcp(Box<TcpFlags>),
+    /// Expose one UDP service without a file
+    #[command(after_help = UDP_EXAMPLES)]
+    Udp(Box<UdpFlags>),
     /// Expose one private service without a file
     #[command(after_help = STCP_EXAMPLES)]
     Stcp(Box<StcpFlags>),
     /// The same, and visitors come directly where that is possible
     #[command(after_help = XTCP_EXAMPLES)]
     Xtcp(Box<XtcpFlags>),
+    /// Expose one private UDP service without a file
+    #[command(after_help = SUDP_EXAMPLES)]
+    Sudp(Box<SudpFlags>),
+    /// The same, and visitors come directly where that is possible
+    #[command(after_help = XUDP_EXAMPLES)]
+    Xudp(Box<XudpFlags>),
     /// Reach one private service of another client
     #[command(after_help = VISIT_EXAMPLES)]
     Visit(Box<VisitFlags>),
@@ -242,6 +280,46 @@ struct TcpFlags {
 
     #[command(flatten)]
     log: LogFlags,
+}
+
+/// What to expose, and where.
+#[derive(Debug, Args)]
+struct UdpFlags {
+    #[command(flatten)]
+    local: LocalFlags,
+
+    /// Public UDP port on the server; 0 lets the server choose
+    #[arg(short = 'r', long, value_name = "PORT", default_value_t = 0)]
+    remote_port: u16,
+
+    /// Name of the proxy, unique on the server [default: udp-LOCALPORT]
+    #[arg(short = 'n', long = "proxy-name", value_name = "NAME", visible_alias = "name",
+          value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    name: Option<String>,
+
+    #[command(flatten)]
+    flows: FlowFlags,
+
+    #[command(flatten)]
+    server: ServerFlags,
+
+    #[command(flatten)]
+    log: LogFlags,
+}
+
+/// How long the flows of datagrams last.
+#[derive(Debug, Args)]
+struct FlowFlags {
+    /// Seconds without a datagram after which a source is forgotten
+    #[arg(long, value_name = "SECONDS", default_value_t = DEFAULT_UDP_IDLE.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    idle_timeout: u64,
+}
+
+impl FlowFlags {
+    fn idle(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -331,6 +409,17 @@ impl TcpFlags {
         let config = &mut loaded.config;
         let name = self.name.unwrap_or_else(|| format!("tcp-{}", self.local.local_port));
         let kind = ProxyKind::Tcp { remote_port: self.remote_port };
+        config.proxies.push(self.local.into_proxy(config.full_name(&name), kind));
+        Ok(loaded)
+    }
+}
+
+impl UdpFlags {
+    fn into_config(self, loader: &mut Loader) -> Result<Loaded<ClientConfig>, Failure> {
+        let mut loaded = self.server.into_config(self.log, loader)?;
+        let config = &mut loaded.config;
+        let name = self.name.unwrap_or_else(|| format!("udp-{}", self.local.local_port));
+        let kind = ProxyKind::Udp { remote_port: self.remote_port, idle: self.flows.idle() };
         config.proxies.push(self.local.into_proxy(config.full_name(&name), kind));
         Ok(loaded)
     }

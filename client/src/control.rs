@@ -169,11 +169,19 @@ impl<'a> Connection<'a> {
                     let previous_port = self.ports.get(&proxy.name).copied();
                     ProxyKind::Tcp { remote_port: *remote_port, previous_port }
                 }
-                LocalKind::Private { allow_users, direct: None, .. } => {
-                    ProxyKind::Stcp { allow_users: allow_users.clone() }
+                LocalKind::Udp { remote_port, idle } => {
+                    let previous_port = self.ports.get(&proxy.name).copied();
+                    let idle_ms = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
+                    ProxyKind::Udp { remote_port: *remote_port, previous_port, idle_ms }
                 }
-                LocalKind::Private { allow_users, direct: Some(_), .. } => {
-                    ProxyKind::Xtcp { allow_users: allow_users.clone() }
+                LocalKind::Private { allow_users, direct, udp_idle, .. } => {
+                    let allow_users = allow_users.clone();
+                    match (direct.is_some(), udp_idle.is_some()) {
+                        (false, false) => ProxyKind::Stcp { allow_users },
+                        (true, false) => ProxyKind::Xtcp { allow_users },
+                        (false, true) => ProxyKind::Sudp { allow_users },
+                        (true, true) => ProxyKind::Xudp { allow_users },
+                    }
                 }
             };
             ProxySpec { name: proxy.name.clone(), kind }

@@ -29,13 +29,17 @@ pub(crate) fn identity(config: &ClientConfig) -> String {
             for proxy in &config.proxies {
                 let place = match &proxy.kind {
                     ProxyKind::Tcp { remote_port } => remote_port.to_string(),
+                    ProxyKind::Udp { remote_port, .. } => format!("{remote_port}/udp"),
                     ProxyKind::Private { .. } => "private".to_owned(),
                 };
                 add(&format!("{} {}:{} {place}", proxy.name, proxy.local_ip, proxy.local_port));
             }
             for visitor in &config.visitors {
                 let place = match visitor.bind_port {
-                    Some(port) if port > 0 => format!("{}:{port}", visitor.bind_addr),
+                    Some(port) if port > 0 => {
+                        let kind = if visitor.udp_idle.is_some() { "/udp" } else { "" };
+                        format!("{}:{port}{kind}", visitor.bind_addr)
+                    }
                     // Such visits run side by side, each as a client of its own.
                     _ => format!("{:?}", random::bytes::<16>()),
                 };
@@ -93,6 +97,7 @@ mod tests {
                 secret_key: Default::default(),
                 bind_addr: "127.0.0.1".into(),
                 bind_port,
+                udp_idle: None,
             };
             identity(&ClientConfig { visitors: vec![visitor], ..ClientConfig::default() })
         };

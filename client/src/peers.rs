@@ -3,7 +3,7 @@
 //! A visitor arrives as a stream that the server relays. Within it the two ends pair and build a link of their own
 //! session, which outlives that stream: a visitor that comes back with the session's id goes on where it was.
 
-use crate::backend::tcp::TcpBackend;
+use crate::backend::Service;
 use crate::p2p::Search;
 use crate::p2p::responder::Responder;
 use bytes::BytesMut;
@@ -20,7 +20,7 @@ use tun_common::limit::Failures;
 use tun_common::link::tls::PeerTls;
 use tun_common::link::{Link, Side, heartbeat};
 use tun_common::peer::{self, PeerError};
-use tun_common::session::{Handler, Local, RelayedStream, Session, channel};
+use tun_common::session::{DatagramAnswer, Handler, Local, RelayedStream, Session, channel};
 use tun_proto::limits::{HANDSHAKE_DEADLINE, RESUME_WINDOW};
 use tun_proto::session::pairing::PeerHello;
 use tun_proto::wire::control::StreamMeta;
@@ -47,7 +47,7 @@ const PAIRING_BY_SOURCE: usize = 4;
 pub(crate) struct PrivateService {
     pub(crate) name: String,
     pub(crate) secret: Secret,
-    pub(crate) backend: Arc<TcpBackend>,
+    pub(crate) backend: Service,
     /// How visitors are met directly, if they may be.
     pub(crate) direct: Option<Arc<Search>>,
 }
@@ -259,10 +259,19 @@ impl Handler for OneService {
         match serde_json::from_slice(meta) {
             Ok(StreamMeta::Proxy { name, source }) if name == self.service.name => {
                 tracing::debug!("[{name}] connection of a visitor at {source}");
-                Ok(self.service.backend.clone().connect())
+                self.service.backend.connect()
             }
             Ok(StreamMeta::Paths) => self.talk(session),
             _ => Err(ResetCode::Refused),
+        }
+    }
+
+    fn datagrams(&self, session: &Session, meta: &[u8]) -> DatagramAnswer {
+        match serde_json::from_slice(meta) {
+            Ok(StreamMeta::Datagrams { name }) if name == self.service.name => {
+                self.service.backend.datagrams(session)
+            }
+            _ => Box::pin(std::future::ready(None)),
         }
     }
 }

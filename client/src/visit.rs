@@ -12,6 +12,7 @@ pub(crate) mod status;
 pub(crate) mod stdio;
 #[cfg(test)]
 mod tests;
+pub(crate) mod udp;
 
 use crate::dial;
 use crate::p2p::{PathState, Surroundings};
@@ -94,6 +95,8 @@ pub(crate) struct Visitor {
     pub(crate) fallback: Option<Fallback>,
     /// Told that the proxy cannot be visited, by a program that has nothing else to do.
     pub(crate) refused: Option<mpsc::Sender<VisitError>>,
+    /// Where datagrams come from, if the proxy takes those and not connections.
+    pub(crate) port: Option<udp::Port>,
     /// What whoever watches sees.
     pub(crate) status: watch::Sender<VisitStatus>,
 }
@@ -137,7 +140,8 @@ enum Event {
     Unused,
     Approached(Result<NewLink, VisitError>),
     Links(usize),
-    Streams(usize),
+    Streams,
+    Flows,
     Path,
     TimeToTry,
     TimeIsOver,
@@ -178,16 +182,18 @@ impl Visit {
     async fn next(&mut self, requests: &mut mpsc::Receiver<Request>) -> Event {
         let over = self.peer.as_ref().and_then(|peer| peer.linkless_since).map(|since| since + RESUME_WINDOW);
         let idle = self.idle_deadline();
-        let visitor = &self.visitor;
+        let stopping = self.visitor.shutdown.clone();
+        let takes_connections = self.visitor.port.is_none() && !self.waiting.is_full();
         tokio::select! {
-            request = requests.recv(), if !self.waiting.is_full() => request.map_or(Event::Unused, Event::Request),
+            request = requests.recv(), if takes_connections => request.map_or(Event::Unused, Event::Request),
             result = pending_or(&mut self.approach) => Event::Approached(result),
             event = peer_session::changed(&mut self.peer) => event,
+            () = udp::changed(&mut self.visitor.port) => Event::Flows,
             () = at(self.pause) => Event::TimeToTry,
             () = at(over) => Event::TimeIsOver,
             () = at(idle) => Event::Idle,
             () = at(self.waiting.deadline()) => Event::WaitIsOver,
-            () = visitor.shutdown.asked() => Event::Stop,
+            () = stopping.asked() => Event::Stop,
         }
     }
 
@@ -200,16 +206,21 @@ impl Visit {
             }
             Event::Links(0) => self.handle_link_lost(),
             Event::Links(_) => {}
-            Event::Streams(count) => {
+            Event::Streams | Event::Flows => {
+                let idle = self.uses() == 0;
                 if let Some(peer) = &mut self.peer {
-                    peer.idle_since = (count == 0).then(Instant::now);
+                    peer.idle_since = idle.then(Instant::now);
                 }
             }
             Event::Path => self.publish_way(),
             Event::TimeToTry => self.pause = None,
             Event::TimeIsOver => self.give_up("its client did not come back"),
-            // A connection may have come in the same moment.
-            Event::Idle if self.streams() > 0 => {}
+            // It was in use from the first moment on, or is again.
+            Event::Idle if self.uses() > 0 => {
+                if let Some(peer) = &mut self.peer {
+                    peer.idle_since = None;
+                }
+            }
             Event::Idle => {
                 tracing::info!("[{}] not used any more, leaving its client", self.proxy());
                 self.approach = None;
@@ -233,12 +244,12 @@ impl Visit {
 
     /// Approaches the proxy's client, if there is a reason to and nothing against it.
     fn seek(&mut self) {
-        let wanted = self.streams() > 0 || self.wanted || !self.waiting.is_empty() || self.visitor.keeps();
+        let wanted = self.uses() > 0 || self.wanted || !self.waiting.is_empty() || self.visitor.keeps();
         if !wanted || self.approach.is_some() || self.pause.is_some() || self.is_relayed() {
             return;
         }
         self.wanted = false;
-        let peer = self.peer.get_or_insert_with(|| Peer::begin(self.visitor.tasks.child()));
+        let peer = self.peer.get_or_insert_with(|| Peer::begin(&self.visitor));
         let hello = peer.next_hello(self.visitor.settings.heartbeat_interval);
         let Visitor { settings, config, server, .. } = &self.visitor;
         let (settings, config, server) = (settings.clone(), config.clone(), server.clone());
@@ -264,7 +275,7 @@ impl Visit {
         let Request { local, source, ended } = request;
         let meta = StreamMeta::Proxy { name: self.proxy().to_owned(), source };
         let meta = Bytes::from(serde_json::to_vec(&meta).unwrap_or_default());
-        let peer = self.peer.get_or_insert_with(|| Peer::begin(self.visitor.tasks.child()));
+        let peer = self.peer.get_or_insert_with(|| Peer::begin(&self.visitor));
         let session = &peer.session;
         let patience = self.visitor.timing.patience;
         let Some(pump) = session.open(random::id(), meta, local, Some(patience)) else {
@@ -400,8 +411,10 @@ impl Visit {
         (!needed).then(|| since + self.visitor.timing.idle)
     }
 
-    fn streams(&self) -> usize {
-        self.peer.as_ref().map_or(0, |peer| peer.session.stream_count())
+    /// Number of connections and flows.
+    fn uses(&self) -> usize {
+        let connections = self.peer.as_ref().map_or(0, |peer| peer.session.stream_count());
+        connections + self.visitor.port.as_ref().map_or(0, |port| *port.flows.borrow())
     }
 
     fn is_linked(&self) -> bool {

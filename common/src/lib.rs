@@ -5,6 +5,7 @@
 //! * [`peer`]: how two clients meet through the server, unseen by it.
 //! * [`limit`]: how often something may happen.
 //! * [`stun`]: how an endpoint is seen from outside.
+//! * [`udp`]: sockets for datagrams, and the flows of those who send them.
 //! * [`lifecycle`]: who owns which task.
 //! * [`cli`], [`config`] and [`log`]: what the programs are told, and what they tell.
 //!
@@ -23,3 +24,4 @@ pub mod random;
 pub mod session;
 pub mod shutdown;
 pub mod stun;
+pub mod udp;

@@ -8,6 +8,7 @@
 //! * [`Link`] is what the session sees: streams to open, streams that the peer opened, and an end.
 
 mod buffered;
+mod datagram;
 pub mod handshake;
 pub mod heartbeat;
 pub mod quic;
@@ -21,6 +22,7 @@ pub mod websocket;
 mod yamux;
 
 pub use buffered::{Io, LinkIo};
+pub(crate) use datagram::{OwnDatagram, Wait};
 pub use readahead::ReadAhead;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -64,6 +66,7 @@ struct Inner {
     /// Cancelled by the driver when the link is gone.
     gone: CancellationToken,
     reason: OnceLock<String>,
+    datagrams: datagram::Datagrams,
 }
 
 /// What a link runs over; the better way comes later.
@@ -168,6 +171,7 @@ impl Link {
             close: CancellationToken::new(),
             gone: CancellationToken::new(),
             reason: OnceLock::new(),
+            datagrams: datagram::Datagrams::default(),
         };
         (Link { inner: Arc::new(inner) }, Ends { requests, accepted }, inbound)
     }
@@ -274,6 +278,7 @@ impl Link {
     fn end(&self, reason: impl Into<String>) {
         self.inner.reason.get_or_init(|| reason.into());
         self.inner.gone.cancel();
+        self.inner.datagrams.end();
     }
 }
 

@@ -5,6 +5,7 @@
 //! connection and the links. The session places new attachments on the best link, the least loaded of several, and
 //! tells the streams when links come, go, or are in doubt. It does not know what the streams are for.
 
+mod datagram;
 mod greeting;
 mod local;
 mod mailbox;
@@ -12,6 +13,7 @@ mod pump;
 mod reader;
 mod relayed;
 
+pub use datagram::{DatagramAnswer, DatagramCarrier, DatagramEnd, DatagramQueue, DatagramSink};
 pub use local::{Local, channel, dialing, pipe};
 pub use pump::Outcome;
 pub use relayed::{RelayedStream, refusal};
@@ -52,6 +54,11 @@ pub trait Handler: Send + Sync + 'static {
     fn relayed(&self, session: &Session, _meta: &[u8], stream: RelayedStream) {
         session.tasks().spawn(stream.refuse(Refusal::NotThere));
     }
+
+    /// The end of a channel of datagrams that the peer opened with this description.
+    fn datagrams(&self, _: &Session, _meta: &[u8]) -> DatagramAnswer {
+        Box::pin(std::future::ready(None))
+    }
 }
 
 /// A handle to a session; cheap to clone.
@@ -83,6 +90,10 @@ struct State {
     tombstones: HashMap<Id, u64>,
     /// The same, oldest first.
     burials: VecDeque<Id>,
+    /// Where the places of the peer's channels of datagrams go.
+    datagrams: HashMap<u64, mpsc::Sender<datagram::Arrival>>,
+    /// The last channel opened here.
+    next_channel: u64,
 }
 
 struct LinkEntry {

@@ -3,13 +3,15 @@
 //! Decisions are those of [`Identities`] and [`Registry`]; this room owns both, and the sessions and public ports
 //! that go with them, behind one lock that is never held across an await.
 
+use crate::ingress::Ingress;
 use crate::ingress::tcp::TcpIngress;
+use crate::ingress::udp::UdpIngress;
 use crate::relay::Visit;
 use crate::settings::Settings;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tun_common::lifecycle::Tasks;
@@ -17,7 +19,9 @@ use tun_common::link::heartbeat::LinkEvent;
 use tun_common::random;
 use tun_common::session::{Handler, Local, RelayedStream, Session, pipe};
 use tun_proto::auth::SessionSecret;
-use tun_proto::registry::{Claim, Registry};
+use tun_proto::datagram::flows::FlowBudget;
+use tun_proto::limits::MAX_SESSION_FLOWS;
+use tun_proto::registry::{Claim, Registry, Transport};
 use tun_proto::session::login::Candidate;
 use tun_proto::session::takeover::{Decision, Identities};
 use tun_proto::wire::control::{Exposure, ProxyKind, ProxySpec, PublicAddress, ServerMessage, StreamMeta};
@@ -27,6 +31,10 @@ use tun_proto::wire::stream::ResetCode;
 
 /// Messages to one client that wait to be sent.
 const OUTBOX: usize = 64;
+
+/// How long a client may let its flows be idle, at least and at most.
+const MIN_IDLE: Duration = Duration::from_secs(1);
+const MAX_IDLE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// All clients.
 pub(crate) struct Clients {
@@ -40,7 +48,7 @@ struct State {
     identities: Identities,
     registry: Registry,
     clients: HashMap<Id, Client>,
-    ingresses: HashMap<String, TcpIngress>,
+    ingresses: HashMap<String, Ingress>,
     private: HashMap<String, PrivateProxy>,
     stopping: bool,
 }
@@ -60,6 +68,8 @@ struct Client {
     secret: SessionSecret,
     next_link: u32,
     outbox: mpsc::Sender<ServerMessage>,
+    /// Of its UDP ports together.
+    flows: Arc<FlowBudget>,
     superseded: bool,
 }
 
@@ -149,6 +159,7 @@ impl Clients {
             secret: candidate.session_secret(),
             next_link: 1,
             outbox,
+            flows: FlowBudget::new(MAX_SESSION_FLOWS),
             superseded: false,
         };
         state.clients.insert(id, client);
@@ -213,14 +224,27 @@ impl Clients {
             return Err("another client took this one's place".into());
         }
         match &spec.kind {
-            ProxyKind::Tcp { remote_port, previous_port } => self
-                .register_tcp(&mut state, identity, session, &spec.name, *remote_port, *previous_port)
-                .map(Exposure::Public),
-            ProxyKind::Stcp { allow_users } | ProxyKind::Xtcp { allow_users } => {
+            ProxyKind::Tcp { remote_port, previous_port } => {
+                let wish = Wish { port: Port::Tcp, remote_port: *remote_port, previous_port: *previous_port };
+                self.register_public(&mut state, identity, session, &spec.name, wish).map(Exposure::Public)
+            }
+            ProxyKind::Udp { remote_port, previous_port, idle_ms } => {
+                let idle = Duration::from_millis(*idle_ms).clamp(MIN_IDLE, MAX_IDLE);
+                let flows = state.clients.get(&session.id()).map(|client| client.flows.clone());
+                let flows = flows.unwrap_or_else(|| FlowBudget::new(MAX_SESSION_FLOWS));
+                let port = Port::Udp { idle, flows };
+                let wish = Wish { port, remote_port: *remote_port, previous_port: *previous_port };
+                self.register_public(&mut state, identity, session, &spec.name, wish).map(Exposure::Public)
+            }
+            ProxyKind::Stcp { allow_users }
+            | ProxyKind::Xtcp { allow_users }
+            | ProxyKind::Sudp { allow_users }
+            | ProxyKind::Xudp { allow_users } => {
                 state.registry.claim_name(identity, &spec.name).map_err(|error| error.to_string())?;
                 let user =
                     state.clients.get(&session.id()).map(|client| client.user.clone()).unwrap_or_default();
-                state.registry.bound(identity, &spec.name, session.id(), 0, false, Instant::now());
+                let none = (Transport::Tcp, 0);
+                state.registry.bound(identity, &spec.name, session.id(), none, false, Instant::now());
                 state.ingresses.remove(&spec.name);
                 let proxy = PrivateProxy { session: session.clone(), user, allow_users: allow_users.clone() };
                 state.private.insert(spec.name.clone(), proxy);
@@ -230,28 +254,30 @@ impl Clients {
         }
     }
 
-    fn register_tcp(
+    fn register_public(
         &self,
         state: &mut State,
         identity: &str,
         session: &Session,
         name: &str,
-        remote_port: u16,
-        previous_port: Option<u16>,
+        wish: Wish,
     ) -> Result<PublicAddress, String> {
+        let Wish { port: kind, remote_port, previous_port } = wish;
+        let transport = kind.transport();
         let now = Instant::now();
         state.private.remove(name);
         let entropy = u64::from_le_bytes(random::bytes());
         let claim = state
             .registry
-            .claim(identity, name, remote_port, previous_port, entropy)
+            .claim(identity, name, (transport, remote_port), previous_port, entropy)
             .map_err(|error| error.to_string())?;
+        let chosen = remote_port == 0;
         let ports = match claim {
             Claim::TakeOver { port } => {
-                if let Some(ingress) = state.ingresses.get(name) {
+                if let Some(ingress) = state.ingresses.get(name).filter(|i| i.transport() == transport) {
                     ingress.hand_over(session.clone());
                     let address = ingress.address();
-                    state.registry.bound(identity, name, session.id(), port, remote_port == 0, now);
+                    state.registry.bound(identity, name, session.id(), (transport, port), chosen, now);
                     tracing::info!("[{}] taken over on {address}", name);
                     return Ok(public(address));
                 }
@@ -262,25 +288,42 @@ impl Clients {
         let mut failure = String::new();
         for port in ports {
             let address = SocketAddr::new(self.settings.proxy_bind, port);
-            match self.bind(name, address, session) {
+            match self.bind(name, address, session, &kind) {
                 Ok(ingress) => {
                     let address = ingress.address();
                     // Before a port of an earlier registration goes, so that the name never lacks one.
                     state.ingresses.insert(name.to_owned(), ingress);
-                    let chosen = remote_port == 0;
-                    state.registry.bound(identity, name, session.id(), address.port(), chosen, now);
-                    tracing::info!("[{}] listening on {address}", name);
+                    let bound = (transport, address.port());
+                    state.registry.bound(identity, name, session.id(), bound, chosen, now);
+                    tracing::info!("[{}] listening on {address}{}", name, kind.suffix());
                     return Ok(public(address));
                 }
-                Err(error) => failure = format!("port {port} cannot be bound: {error}"),
+                Err(error) => failure = format!("port {port} cannot be bound{}: {error}", kind.suffix()),
             }
         }
         Err(failure)
     }
 
-    fn bind(&self, name: &str, address: SocketAddr, session: &Session) -> std::io::Result<TcpIngress> {
+    fn bind(
+        &self,
+        name: &str,
+        address: SocketAddr,
+        session: &Session,
+        port: &Port,
+    ) -> std::io::Result<Ingress> {
         let Settings { keepalive, user_conn_timeout, .. } = *self.settings;
-        TcpIngress::bind(name, address, session.clone(), keepalive, user_conn_timeout, &self.tasks)
+        Ok(match port {
+            Port::Tcp => {
+                let session = session.clone();
+                let tcp =
+                    TcpIngress::bind(name, address, session, keepalive, user_conn_timeout, &self.tasks)?;
+                Ingress::Tcp(tcp)
+            }
+            Port::Udp { idle, flows } => {
+                let udp = UdpIngress::bind(name, address, session, *idle, flows.clone(), &self.tasks)?;
+                Ingress::Udp(udp)
+            }
+        })
     }
 
     /// Stops exposing a proxy, if this session serves it.
@@ -304,11 +347,13 @@ impl Clients {
         }
     }
 
-    /// Closes the public ports of a session that has no link, but keeps them reserved for it.
+    /// Closes the public ports of a session that has no link, but keeps them reserved for it. UDP ports stay: nobody is
+    /// kept waiting by a datagram, and the flows go on when the client is back.
     pub(crate) fn suspend(&self, session: Id) {
         let mut state = self.lock();
         for name in state.registry.names_of(session) {
-            if state.ingresses.remove(&name).is_some() {
+            if state.ingresses.get(&name).is_some_and(|ingress| ingress.transport() == Transport::Tcp) {
+                state.ingresses.remove(&name);
                 tracing::info!("[{name}] closed until its client is back");
             }
         }
@@ -323,7 +368,7 @@ impl Clients {
                 continue;
             }
             let address = SocketAddr::new(self.settings.proxy_bind, port);
-            match self.bind(&name, address, session) {
+            match self.bind(&name, address, session, &Port::Tcp) {
                 Ok(ingress) => {
                     tracing::info!("[{name}] listening on {address} again");
                     state.ingresses.insert(name, ingress);
@@ -399,6 +444,36 @@ impl Clients {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The public port that a client asks for.
+struct Wish {
+    port: Port,
+    /// 0: any.
+    remote_port: u16,
+    previous_port: Option<u16>,
+}
+
+enum Port {
+    Tcp,
+    Udp { idle: Duration, flows: Arc<FlowBudget> },
+}
+
+impl Port {
+    fn transport(&self) -> Transport {
+        match self {
+            Port::Tcp => Transport::Tcp,
+            Port::Udp { .. } => Transport::Udp,
+        }
+    }
+
+    /// What sets it apart in the log from the common kind.
+    fn suffix(&self) -> &'static str {
+        match self {
+            Port::Tcp => "",
+            Port::Udp { .. } => " (UDP)",
+        }
     }
 }
 

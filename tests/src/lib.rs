@@ -16,6 +16,7 @@
 
 pub mod binaries;
 pub mod certs;
+pub mod datagrams;
 pub mod dns;
 pub mod eventually;
 pub mod forwarder;

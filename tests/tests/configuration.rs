@@ -49,8 +49,8 @@ async fn values_that_cannot_be_are_refused_with_their_place() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_built_is_refused_by_name() {
     verify(Launch::server(), "kcpBindPort = 7000\n").await.expect(2, &["kcpBindPort", "not supported"]);
-    let udp = "[[proxies]]\nname = \"dns\"\ntype = \"udp\"\nlocalPort = 53\n";
-    verify(Launch::client(), udp).await.expect(2, &["udp", "not supported"]);
+    let http = "[[proxies]]\nname = \"web\"\ntype = \"http\"\nlocalPort = 80\n";
+    verify(Launch::client(), http).await.expect(2, &["http", "not supported"]);
     verify(Launch::client(), "transport.protocol = \"kcp\"\n").await.expect(2, &["kcp", "not supported"]);
 }
 

@@ -1,8 +1,9 @@
 //! Flags of the commands about private services.
 
-use super::{Failure, LocalFlags, ServerFlags, usage};
+use super::{Failure, FlowFlags, LocalFlags, ServerFlags, usage};
 use clap::Args;
 use std::path::PathBuf;
+use std::time::Duration;
 use tun_common::cli::LogFlags;
 use tun_common::config::{
     ClientConfig, Loaded, Loader, LogLevel, LogTarget, NatTraversal, Problem, ProxyKind, SECRET_VARIABLE,
@@ -28,12 +29,27 @@ Examples:
 As stcp, but visitors come directly, past the server, where the networks on the way allow it; otherwise
 through the server, encrypted from end to end.";
 
+pub(super) const SUDP_EXAMPLES: &str = "\
+Examples:
+  tunc sudp -s example.com -l 51820 -n wg --secret-file secret
+
+As stcp, for datagrams: others reach it with tunc visit --udp, or with a file that has a visitor of
+type sudp or xudp.";
+
+pub(super) const XUDP_EXAMPLES: &str = "\
+Examples:
+  tunc xudp -s example.com -l 51820 -n wg --secret-file secret
+
+As sudp, but visitors come directly, past the server, where the networks on the way allow it; otherwise
+through the server, encrypted from end to end.";
+
 pub(super) const VISIT_EXAMPLES: &str = "\
 Examples:
   tunc visit ssh -s example.com --bind 6000          then: ssh -p 6000 localhost
   tunc visit ssh -s example.com                      any free port; it is announced
   tunc visit db -s example.com -u bob --server-user alice --bind 127.0.0.1:5432
   tunc visit db -s example.com --relay-only          all through the server, nothing directly
+  tunc visit wg -s example.com --udp --bind 51820    a service of type sudp or xudp
   ssh -o ProxyCommand='tunc visit ssh -s example.com --stdio' host
 
 With --stdio standard output carries the connection, so the log goes to standard error, and only
@@ -69,19 +85,20 @@ pub(super) struct StcpFlags {
 
 impl StcpFlags {
     pub(super) fn into_config(self, loader: &mut Loader) -> Result<Loaded<ClientConfig>, Failure> {
-        self.into_proxy(None, loader)
+        self.into_proxy(None, None, loader)
     }
 
     fn into_proxy(
         self,
         direct: Option<NatTraversal>,
+        udp_idle: Option<Duration>,
         loader: &mut Loader,
     ) -> Result<Loaded<ClientConfig>, Failure> {
         let mut loaded = self.server.into_config(self.log, loader)?;
         let risk = "the server, and every client that --allow-users admits, can reach this service";
         let secret_key = self.secret.read(loader, risk, &mut loaded.warnings)?;
         let config = &mut loaded.config;
-        let kind = ProxyKind::Private { secret_key, allow_users: self.allow_users, direct };
+        let kind = ProxyKind::Private { secret_key, allow_users: self.allow_users, direct, udp_idle };
         config.proxies.push(self.local.into_proxy(config.full_name(&self.name), kind));
         Ok(loaded)
     }
@@ -100,7 +117,44 @@ pub(super) struct XtcpFlags {
 impl XtcpFlags {
     pub(super) fn into_config(self, loader: &mut Loader) -> Result<Loaded<ClientConfig>, Failure> {
         let direct = self.direct.into_config();
-        self.service.into_proxy(Some(direct), loader)
+        self.service.into_proxy(Some(direct), None, loader)
+    }
+}
+
+/// What to expose, to whom, and how long flows last.
+#[derive(Debug, Args)]
+pub(super) struct SudpFlags {
+    #[command(flatten)]
+    service: StcpFlags,
+
+    #[command(flatten)]
+    flows: FlowFlags,
+}
+
+impl SudpFlags {
+    pub(super) fn into_config(self, loader: &mut Loader) -> Result<Loaded<ClientConfig>, Failure> {
+        let idle = self.flows.idle();
+        self.service.into_proxy(None, Some(idle), loader)
+    }
+}
+
+/// What to expose, to whom, how they come, and how long flows last.
+#[derive(Debug, Args)]
+pub(super) struct XudpFlags {
+    #[command(flatten)]
+    service: StcpFlags,
+
+    #[command(flatten)]
+    direct: DirectFlags,
+
+    #[command(flatten)]
+    flows: FlowFlags,
+}
+
+impl XudpFlags {
+    pub(super) fn into_config(self, loader: &mut Loader) -> Result<Loaded<ClientConfig>, Failure> {
+        let (direct, idle) = (self.direct.into_config(), self.flows.idle());
+        self.service.into_proxy(Some(direct), Some(idle), loader)
     }
 }
 
@@ -135,6 +189,13 @@ pub(super) struct VisitFlags {
     /// Where to listen; port 0 is any free one [default: 127.0.0.1:0]
     #[arg(long, value_name = "[ADDR:]PORT", value_parser = |text: &str| flags::listen_address(text).map(Place))]
     bind: Option<Place>,
+
+    /// The service takes datagrams (sudp, xudp): the local port is one of UDP
+    #[arg(long, conflicts_with = "stdio")]
+    udp: bool,
+
+    #[command(flatten)]
+    flows: FlowFlags,
 
     /// Do not listen: connect standard input and output to the service, as for ssh's ProxyCommand
     #[arg(long, conflicts_with = "bind")]
@@ -199,6 +260,7 @@ impl VisitFlags {
             secret_key,
             bind_addr: bind_addr.unwrap_or_else(|| "127.0.0.1".to_owned()),
             bind_port,
+            udp_idle: self.udp.then(|| self.flows.idle()),
         });
         Ok(loaded)
     }

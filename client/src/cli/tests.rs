@@ -115,6 +115,7 @@ fn a_visit_needs_only_a_server_and_a_name() {
         secret_key: "secret-from-env".into(),
         bind_addr: "127.0.0.1".into(),
         bind_port: Some(0),
+        udp_idle: None,
     };
     assert_eq!(visitor, want);
 }
@@ -181,10 +182,17 @@ fn a_private_service_is_exposed_without_a_file() {
     let place = (proxy.name.as_str(), proxy.local_ip.as_str(), proxy.local_port);
     assert_eq!(place, ("alice.ssh", "10.0.0.1", 22));
     let allow_users = vec!["bob".to_owned(), "*".to_owned()];
-    assert_eq!(proxy.kind, ProxyKind::Private { secret_key: "from-file".into(), allow_users, direct: None });
+    assert_eq!(
+        proxy.kind,
+        ProxyKind::Private { secret_key: "from-file".into(), allow_users, direct: None, udp_idle: None }
+    );
     let config = run(&["stcp", "-n", "ssh", "-l", "22"]);
-    let kind =
-        ProxyKind::Private { secret_key: "secret-from-env".into(), allow_users: Vec::new(), direct: None };
+    let kind = ProxyKind::Private {
+        secret_key: "secret-from-env".into(),
+        allow_users: Vec::new(),
+        direct: None,
+        udp_idle: None,
+    };
     assert_eq!(config.proxies[0].kind, kind);
 }
 
@@ -239,11 +247,34 @@ fn wrong_flags_are_usage_errors() {
         (&["xtcp", "-l", "1"], "--proxy-name"),
         (&["stcp", "-n", "a"], "--local-port"),
         (&["stcp", "-n", "a", "-l", "1", "-r", "2"], "unexpected argument"),
-        (&["udp"], "unrecognized"),
+        (&["udp"], "--local-port"),
+        (&["udp", "-l", "1", "--idle-timeout", "0"], "0 is not in 1..=86400"),
+        (&["sudp", "-l", "1"], "--proxy-name"),
+        (&["sudp", "-n", "a", "-l", "1", "--no-spray"], "unexpected argument"),
+        (&["visit", "a", "--udp", "--stdio"], "cannot be used with"),
+        (&["http"], "unrecognized"),
     ] {
         let message = refused(args);
         assert!(message.contains(part), "{args:?}: {message}");
     }
+}
+
+#[test]
+fn services_of_datagrams_are_told_by_the_command() {
+    let idle = Duration::from_secs(60);
+    let config = run(&["udp", "-l", "53", "-r", "6053"]);
+    assert_eq!((config.proxies[0].name.as_str(), config.proxies[0].local_port), ("udp-53", 53));
+    assert_eq!(config.proxies[0].kind, ProxyKind::Udp { remote_port: 6053, idle });
+    let of = |kind: &ProxyKind| match kind {
+        ProxyKind::Private { direct, udp_idle, .. } => (direct.is_some(), *udp_idle),
+        other => panic!("{other:?}"),
+    };
+    let config = run(&["sudp", "-n", "wg", "-l", "51820", "--idle-timeout", "180"]);
+    assert_eq!(of(&config.proxies[0].kind), (false, Some(Duration::from_secs(180))));
+    let config = run(&["xudp", "-n", "wg", "-l", "51820", "--no-spray"]);
+    assert_eq!(of(&config.proxies[0].kind), (true, Some(idle)));
+    let (_, visitor, _) = visit(&["visit", "wg", "--udp", "--bind", "51820"]);
+    assert_eq!((visitor.udp_idle, visitor.bind_port), (Some(idle), Some(51820)));
 }
 
 #[test]
@@ -276,9 +307,9 @@ fn verify_tells_good_files_from_bad_ones() {
     for args in [["verify", "-c", path], ["-c", path, "verify"]] {
         assert!(matches!(interpreted(&args), Ok(Invocation::Verify { path: p, .. }) if p == good.path()));
     }
-    let bad = file("[[proxies]]\nname = \"x\"\ntype = \"udp\"");
+    let bad = file("[[proxies]]\nname = \"x\"\ntype = \"http\"");
     let message = refused(&["verify", "-c", bad.path().to_str().unwrap()]);
-    assert!(message.contains(":3: `proxies[0].type` = \"udp\" is not supported"), "{message}");
+    assert!(message.contains(":3: `proxies[0].type` = \"http\" is not supported"), "{message}");
     assert!(refused(&["verify"]).contains("-c FILE"));
 }
 

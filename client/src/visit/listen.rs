@@ -1,6 +1,7 @@
 //! A local port whose connections are the visitor's.
 
 use super::Request;
+use anyhow::Context;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -40,12 +41,19 @@ pub(crate) async fn serve(name: String, listener: TcpListener, requests: mpsc::S
 /// # Errors
 /// When the address is none, or cannot be bound.
 pub(crate) fn bind(address: &str, port: u16) -> anyhow::Result<TcpListener> {
-    use anyhow::Context;
+    let address = self::address(address, port)?;
+    tcp::listen(address).with_context(|| format!("cannot listen on {address} (bindAddr, bindPort)"))
+}
+
+/// Where the visitor's port is to be.
+///
+/// # Errors
+/// When the address is none.
+pub(super) fn address(address: &str, port: u16) -> anyhow::Result<SocketAddr> {
     let ip = address
         .trim_start_matches('[')
         .trim_end_matches(']')
         .parse()
         .with_context(|| format!("bindAddr = \"{address}\" is not an IP address"))?;
-    let address = SocketAddr::new(ip, port);
-    tcp::listen(address).with_context(|| format!("cannot listen on {address} (bindAddr, bindPort)"))
+    Ok(SocketAddr::new(ip, port))
 }

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
-use tun_common::lifecycle::Tasks;
 use tun_common::link::{NewLink, heartbeat};
 use tun_common::random;
-use tun_common::session::{Handler, Local, Session};
+use tun_common::session::{DatagramCarrier, Handler, Local, Session};
 use tun_proto::p2p::path::Retries;
 use tun_proto::session::pairing::PeerHello;
 use tun_proto::wire::stream::ResetCode;
@@ -32,12 +31,16 @@ pub(super) struct Peer {
     pub(super) met: bool,
     /// It looks for direct paths.
     seeks: bool,
+    /// Of the datagrams.
+    _carrier: Option<DatagramCarrier>,
 }
 
 impl Peer {
     /// A session without links.
-    pub(super) fn begin(tasks: Tasks) -> Self {
+    pub(super) fn begin(visitor: &Visitor) -> Self {
+        let tasks = visitor.tasks.child();
         let (session, _) = Session::new(random::id(), Arc::new(NothingIncoming), MAX_STREAMS, tasks);
+        let carrier = visitor.port.as_ref().map(|port| port.carry(&visitor.config.server_name, &session));
         let (links, streams) = (session.watch_links(), session.watch_streams());
         let (path, path_seen) = watch::channel(PathState::Relayed { why: None });
         Peer {
@@ -51,6 +54,7 @@ impl Peer {
             idle_since: Some(Instant::now()),
             met: false,
             seeks: false,
+            _carrier: carrier,
         }
     }
 
@@ -121,7 +125,7 @@ pub(super) async fn changed(peer: &mut Option<Peer>) -> Event {
     tokio::select! {
         Ok(()) = path_seen.changed() => Event::Path,
         Ok(()) = links.changed() => Event::Links(*links.borrow_and_update()),
-        Ok(()) = streams.changed() => Event::Streams(*streams.borrow_and_update()),
+        Ok(()) = streams.changed() => Event::Streams,
         else => std::future::pending().await,
     }
 }

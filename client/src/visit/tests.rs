@@ -52,6 +52,7 @@ fn bench(xtcp: XtcpVisitor, idle: Duration, fallback: Option<Fallback>) -> Bench
         secret_key: "s".into(),
         bind_addr: "127.0.0.1".into(),
         bind_port: None,
+        udp_idle: None,
     };
     let tasks = Tasks::new();
     let (status, watched) = watch::channel(VisitStatus::default());
@@ -67,6 +68,7 @@ fn bench(xtcp: XtcpVisitor, idle: Duration, fallback: Option<Fallback>) -> Bench
         shutdown: Shutdown::default(),
         fallback,
         refused: None,
+        port: None,
         status,
     };
     tasks.spawn(visitor.run(receiver));

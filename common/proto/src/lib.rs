@@ -12,12 +12,14 @@
 //! * [`tunnels`]: how many data tunnels a client holds and where a new stream goes.
 //! * [`admission`]: which unauthenticated connections may wait, and which must go.
 //! * [`backoff`]: when to try again.
+//! * [`datagram`]: the flows of UDP services, and what waits for a link.
 //! * [`p2p`]: how two peers find a path to each other.
 //! * [`limits`]: every number of the protocol, with its reason.
 
 pub mod admission;
 pub mod auth;
 pub mod backoff;
+pub mod datagram;
 pub mod limits;
 pub mod p2p;
 pub mod registry;

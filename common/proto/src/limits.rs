@@ -124,3 +124,28 @@ pub const STUN_BURST: u32 = 200;
 
 /// Time in which an address earns one more STUN request.
 pub const STUN_REFILL: Duration = Duration::from_millis(20);
+
+/// Longest datagram, in bytes: what UDP over IPv4 can carry.
+pub const MAX_DATAGRAM: usize = 65_507;
+
+/// What a waiting datagram costs beside its bytes, as with [`CHUNK_OVERHEAD`].
+pub const DATAGRAM_OVERHEAD: usize = 128;
+
+/// Bytes of datagrams that wait for a link, for one service and direction: 40 ms at 400 Mbit/s, and 30 of the longest.
+pub const DATAGRAM_QUEUE: usize = 2 * 1024 * 1024;
+
+/// After this long nobody waits for a datagram any more: resolvers ask again after 2 to 5 s, and who speaks in real time
+/// has lost interest long before.
+pub const DATAGRAM_AGE: Duration = Duration::from_secs(2);
+
+/// Flows of one UDP service.
+pub const MAX_FLOWS: usize = 4 * 1024;
+
+/// Flows of all UDP services of a session. Each is a socket at the client.
+pub const MAX_SESSION_FLOWS: usize = 8 * 1024;
+
+/// How long a flow may be idle: a little less than routers keep a UDP mapping in use, twice what frp has.
+pub const FLOW_IDLE: Duration = Duration::from_secs(60);
+
+/// Channels of datagrams that a peer may open in a session.
+pub const MAX_DATAGRAM_CHANNELS: usize = 1024;

@@ -29,14 +29,24 @@ pub struct Registry {
     /// 0: unlimited.
     max_per_client: u32,
     proxies: HashMap<String, Proxy>,
-    ports: HashMap<u16, String>,
+    ports: HashMap<(Transport, u16), String>,
     reserved: HashMap<String, (u16, Instant)>,
+}
+
+/// What a public port is one of. The same number may be had for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
 }
 
 #[derive(Debug)]
 struct Proxy {
     identity: String,
     session: Id,
+    transport: Transport,
     /// 0 for a proxy without a public port.
     port: u16,
 }
@@ -100,7 +110,7 @@ impl Registry {
         }
     }
 
-    /// Judges a client's wish for `port` (0: any) under `name`. `previous` is a port it had from the server before,
+    /// Judges a client's wish for a port (0: any) under `name`. `previous` is a port it had from the server before,
     /// `entropy` spreads the server's choice.
     ///
     /// # Errors
@@ -109,7 +119,7 @@ impl Registry {
         &self,
         identity: &str,
         name: &str,
-        port: u16,
+        (transport, port): (Transport, u16),
         previous: Option<u16>,
         entropy: u64,
     ) -> Result<Claim, ClaimError> {
@@ -117,7 +127,7 @@ impl Registry {
             if proxy.identity != identity {
                 return Err(ClaimError::NameTaken(proxy.identity.clone()));
             }
-            if proxy.port != 0 && (port == 0 || port == proxy.port) {
+            if proxy.port != 0 && proxy.transport == transport && (port == 0 || port == proxy.port) {
                 return Ok(Claim::TakeOver { port: proxy.port });
             }
         }
@@ -129,12 +139,13 @@ impl Registry {
             return Err(ClaimError::TooMany(self.max_per_client));
         }
         if port != 0 {
-            return self.claim_fixed(name, port);
+            return self.claim_fixed(name, transport, port);
         }
         let reserved = self.reserved.get(name).map(|(port, _)| *port);
         let kept = [reserved, previous].into_iter().flatten().filter(|port| *port != 0);
-        let mut ports: Vec<u16> = kept.filter(|port| self.is_free(*port) && self.is_allowed(*port)).collect();
-        ports.extend(self.choices(entropy));
+        let mut ports: Vec<u16> =
+            kept.filter(|port| self.is_free(transport, *port) && self.is_allowed(*port)).collect();
+        ports.extend(self.choices(transport, entropy));
         ports.dedup();
         if ports.is_empty() { Err(ClaimError::Exhausted) } else { Ok(Claim::Bind { ports }) }
     }
@@ -150,16 +161,24 @@ impl Registry {
         }
     }
 
-    /// Records that `name` is served on `port` by `session`; `chosen` if the server chose the port.
-    pub fn bound(&mut self, identity: &str, name: &str, session: Id, port: u16, chosen: bool, now: Instant) {
-        let proxy = Proxy { identity: identity.to_owned(), session, port };
+    /// Records that `name` is served on a port (0: none) by `session`; `chosen` if the server chose the port.
+    pub fn bound(
+        &mut self,
+        identity: &str,
+        name: &str,
+        session: Id,
+        (transport, port): (Transport, u16),
+        chosen: bool,
+        now: Instant,
+    ) {
+        let proxy = Proxy { identity: identity.to_owned(), session, transport, port };
         if let Some(before) = self.proxies.insert(name.to_owned(), proxy)
-            && before.port != port
+            && (before.transport, before.port) != (transport, port)
         {
-            self.ports.remove(&before.port);
+            self.ports.remove(&(before.transport, before.port));
         }
         if port != 0 {
-            self.ports.insert(port, name.to_owned());
+            self.ports.insert((transport, port), name.to_owned());
         }
         if chosen {
             self.reserve(name, port, now);
@@ -188,7 +207,7 @@ impl Registry {
             return false;
         }
         if let Some(proxy) = self.proxies.remove(name) {
-            self.ports.remove(&proxy.port);
+            self.ports.remove(&(proxy.transport, proxy.port));
             if let Some((port, since)) = self.reserved.get_mut(name)
                 && *port == proxy.port
             {
@@ -206,11 +225,11 @@ impl Registry {
         });
     }
 
-    fn claim_fixed(&self, name: &str, port: u16) -> Result<Claim, ClaimError> {
+    fn claim_fixed(&self, name: &str, transport: Transport, port: u16) -> Result<Claim, ClaimError> {
         if !self.is_allowed(port) {
             return Err(ClaimError::NotAllowed { port, allowed: self.describe_allowed() });
         }
-        match self.ports.get(&port) {
+        match self.ports.get(&(transport, port)) {
             Some(other) if other != name => {
                 let identity = self.proxies.get(other).map(|p| p.identity.clone()).unwrap_or_default();
                 Err(ClaimError::PortTaken { port, proxy: other.clone(), identity })
@@ -228,7 +247,7 @@ impl Registry {
         self.reserved.insert(name.to_owned(), (port, now));
     }
 
-    fn choices(&self, entropy: u64) -> Vec<u16> {
+    fn choices(&self, transport: Transport, entropy: u64) -> Vec<u16> {
         let everything = [CHOICE];
         let ranges = if self.allowed.is_empty() { &everything[..] } else { &self.allowed[..] };
         let size = |range: &RangeInclusive<u16>| u64::from(*range.end()) + 1 - u64::from(*range.start());
@@ -252,13 +271,13 @@ impl Registry {
         let reserved: std::collections::HashSet<u16> =
             self.reserved.values().map(|(port, _)| *port).collect();
         let (unreserved, others): (Vec<u16>, Vec<u16>) = visited
-            .filter(|port| *port != 0 && self.is_free(*port))
+            .filter(|port| *port != 0 && self.is_free(transport, *port))
             .partition(|port| !reserved.contains(port));
         unreserved.into_iter().chain(others).take(ATTEMPTS).collect()
     }
 
-    fn is_free(&self, port: u16) -> bool {
-        !self.ports.contains_key(&port)
+    fn is_free(&self, transport: Transport, port: u16) -> bool {
+        !self.ports.contains_key(&(transport, port))
     }
 
     fn is_allowed(&self, port: u16) -> bool {
@@ -277,6 +296,7 @@ impl Registry {
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "the origin of clocks that only these tests turn")]
 mod tests {
+    use super::Transport::{Tcp, Udp};
     use super::*;
 
     const S1: Id = Id([1; 16]);
@@ -286,15 +306,18 @@ mod tests {
     fn a_port_that_the_server_chose_is_kept_for_its_proxy() {
         let now = Instant::now();
         let mut registry = Registry::new(vec![], 0);
-        let Claim::Bind { ports } = registry.claim("home", "web", 0, None, 77).unwrap() else { panic!() };
+        let Claim::Bind { ports } = registry.claim("home", "web", (Tcp, 0), None, 77).unwrap() else {
+            panic!()
+        };
         assert!(ports.iter().all(|port| CHOICE.contains(port)));
-        registry.bound("home", "web", S1, ports[0], true, now);
+        registry.bound("home", "web", S1, (Tcp, ports[0]), true, now);
         assert!(registry.release("web", S1, now));
-        let Claim::Bind { ports: again } = registry.claim("home", "web", 0, None, 12345).unwrap() else {
+        let Claim::Bind { ports: again } = registry.claim("home", "web", (Tcp, 0), None, 12345).unwrap()
+        else {
             panic!()
         };
         assert_eq!(again[0], ports[0]);
-        let Claim::Bind { ports: other } = registry.claim("home", "ssh", 0, None, 77).unwrap() else {
+        let Claim::Bind { ports: other } = registry.claim("home", "ssh", (Tcp, 0), None, 77).unwrap() else {
             panic!()
         };
         assert_ne!(other[0], ports[0], "a kept port is the last choice for others");
@@ -305,12 +328,12 @@ mod tests {
     #[test]
     fn a_port_known_to_the_client_survives_a_server_that_forgot_it() {
         let registry = Registry::new(vec![], 0);
-        let Claim::Bind { ports } = registry.claim("home", "web", 0, Some(12_000), 5).unwrap() else {
+        let Claim::Bind { ports } = registry.claim("home", "web", (Tcp, 0), Some(12_000), 5).unwrap() else {
             panic!()
         };
         assert_eq!(ports[0], 12_000);
         let strict = Registry::new(vec![20_000..=20_001], 0);
-        let Claim::Bind { ports } = strict.claim("home", "web", 0, Some(12_000), 5).unwrap() else {
+        let Claim::Bind { ports } = strict.claim("home", "web", (Tcp, 0), Some(12_000), 5).unwrap() else {
             panic!()
         };
         assert_eq!(ports.len(), 2);
@@ -321,11 +344,14 @@ mod tests {
     fn a_new_session_of_an_identity_takes_its_ports_over_and_another_identity_does_not() {
         let now = Instant::now();
         let mut registry = Registry::new(vec![], 0);
-        registry.bound("home", "web", S1, 6000, false, now);
-        assert_eq!(registry.claim("home", "web", 6000, None, 0), Ok(Claim::TakeOver { port: 6000 }));
-        assert!(matches!(registry.claim("work", "web", 6000, None, 0), Err(ClaimError::NameTaken(_))));
-        assert!(matches!(registry.claim("work", "w", 6000, None, 0), Err(ClaimError::PortTaken { .. })));
-        registry.bound("home", "web", S2, 6000, false, now);
+        registry.bound("home", "web", S1, (Tcp, 6000), false, now);
+        assert_eq!(registry.claim("home", "web", (Tcp, 6000), None, 0), Ok(Claim::TakeOver { port: 6000 }));
+        assert!(matches!(registry.claim("work", "web", (Tcp, 6000), None, 0), Err(ClaimError::NameTaken(_))));
+        assert!(matches!(
+            registry.claim("work", "w", (Tcp, 6000), None, 0),
+            Err(ClaimError::PortTaken { .. })
+        ));
+        registry.bound("home", "web", S2, (Tcp, 6000), false, now);
         assert!(!registry.release("web", S1, now), "the old session has nothing to release");
         assert_eq!(registry.session_of("web"), Some(S2));
     }
@@ -333,11 +359,11 @@ mod tests {
     #[test]
     fn what_the_operator_forbids_is_refused_with_what_he_allows() {
         let mut registry = Registry::new(vec![2000..=2010, 3000..=3000], 1);
-        let error = registry.claim("home", "web", 2011, None, 0).unwrap_err();
+        let error = registry.claim("home", "web", (Tcp, 2011), None, 0).unwrap_err();
         assert!(error.to_string().contains("2000-2010, 3000"), "{error}");
-        registry.bound("home", "web", S1, 2000, false, Instant::now());
-        assert_eq!(registry.claim("home", "ssh", 2001, None, 0), Err(ClaimError::TooMany(1)));
-        assert!(registry.claim("work", "ssh", 2001, None, 0).is_ok());
+        registry.bound("home", "web", S1, (Tcp, 2000), false, Instant::now());
+        assert_eq!(registry.claim("home", "ssh", (Tcp, 2001), None, 0), Err(ClaimError::TooMany(1)));
+        assert!(registry.claim("work", "ssh", (Tcp, 2001), None, 0).is_ok());
     }
 
     #[test]
@@ -345,9 +371,26 @@ mod tests {
         let mut registry = Registry::new(vec![5000..=5003], 0);
         for i in 0..4 {
             let name = format!("p{i}");
-            let Claim::Bind { ports } = registry.claim("home", &name, 0, None, 9).unwrap() else { panic!() };
-            registry.bound("home", &name, S1, ports[0], true, Instant::now());
+            let Claim::Bind { ports } = registry.claim("home", &name, (Tcp, 0), None, 9).unwrap() else {
+                panic!()
+            };
+            registry.bound("home", &name, S1, (Tcp, ports[0]), true, Instant::now());
         }
-        assert_eq!(registry.claim("home", "p4", 0, None, 9), Err(ClaimError::Exhausted));
+        assert_eq!(registry.claim("home", "p4", (Tcp, 0), None, 9), Err(ClaimError::Exhausted));
+    }
+
+    #[test]
+    fn a_number_may_be_had_for_tcp_and_for_udp() {
+        let now = Instant::now();
+        let mut registry = Registry::new(vec![], 0);
+        registry.bound("home", "dns-tcp", S1, (Tcp, 53), false, now);
+        let claim = registry.claim("work", "dns-udp", (Udp, 53), None, 0);
+        assert_eq!(claim, Ok(Claim::Bind { ports: vec![53] }));
+        registry.bound("work", "dns-udp", S2, (Udp, 53), false, now);
+        assert!(registry.release("dns-tcp", S1, now));
+        assert!(matches!(registry.claim("home", "d", (Udp, 53), None, 0), Err(ClaimError::PortTaken { .. })));
+        assert!(registry.claim("home", "d", (Tcp, 53), None, 0).is_ok());
+        let changed = registry.claim("work", "dns-udp", (Tcp, 53), None, 0);
+        assert_eq!(changed, Ok(Claim::Bind { ports: vec![53] }), "another kind of port is not taken over");
     }
 }

@@ -2,14 +2,15 @@
 //!
 //! A connection opens with the [`preface`]; [`login`] messages follow until both ends are authenticated. From
 //! then on the link is multiplexed, and the first byte of each multiplexed stream says what it is: a session
-//! [`stream`], the link's own [`beat`] channel, or a stream of bytes to [`relay`]. The [`control`] messages travel
-//! inside a session stream.
+//! [`stream`], the link's own [`beat`] channel, a stream of bytes to [`relay`], or a channel of [`datagram`]s. The
+//! [`control`] messages travel inside a session stream.
 //!
 //! Integers of the binary families are LEB128 variable-length integers; structured messages are JSON behind a
 //! 32-bit big-endian length, so that fields can be added without a new version.
 
 pub mod beat;
 pub mod control;
+pub mod datagram;
 pub mod login;
 pub mod message;
 pub mod paths;

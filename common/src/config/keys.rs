@@ -34,7 +34,7 @@ pub(super) static SERVER: &[Key] = &[
     used("detailedErrorsToClient", Bool),
     used("maxPortsPerClient", Int(0, 65_535)),
     used("userConnTimeout", PAUSE),
-    later("udpPacketSize", Int(0, 65_535)),
+    UDP_PACKET_SIZE,
     later("natholeAnalysisDataReserveHours", Int(0, 1_000_000)),
     used("allowPorts", Sections(PORT_RANGE)),
     used("stun", Section(STUN)),
@@ -80,7 +80,7 @@ pub(super) static CLIENT: &[Key] = &[
     used("transport", Section(TRANSPORT_CLIENT)),
     later("virtualNet", Section(&[later("address", Text)])),
     later("featureGates", Anything),
-    later("udpPacketSize", Int(0, 65_535)),
+    UDP_PACKET_SIZE,
     used("metadatas", TextMap),
     used("includes", Texts(&[])),
     later("store", Section(&[later("path", Text)])),
@@ -120,6 +120,9 @@ const TLS_CLIENT: &[Key] = &[
 ];
 
 // === shared by both files ===
+
+/// Datagrams of every size pass.
+const UDP_PACKET_SIZE: Key = covered("udpPacketSize", Int(0, 65_535));
 
 const LOG: &[Key] = &[
     used("to", Text),
@@ -241,10 +244,17 @@ pub(super) const PROXY: &[Key] = &[
 
 /// What a `tcp` proxy takes besides.
 pub(super) const PROXY_TCP: &[Key] = &[REMOTE_PORT];
+/// What a `udp` proxy takes besides.
+pub(super) const PROXY_UDP: &[Key] = &[REMOTE_PORT, UDP_IDLE_TIMEOUT];
 /// What an `stcp` proxy takes besides.
 pub(super) const PROXY_STCP: &[Key] = &[SECRET_KEY, ALLOW_USERS];
 /// What an `xtcp` proxy takes besides.
 pub(super) const PROXY_XTCP: &[Key] = &[SECRET_KEY, ALLOW_USERS, NAT_TRAVERSAL];
+
+/// What an `sudp` proxy takes besides.
+pub(super) const PROXY_SUDP: &[Key] = &[SECRET_KEY, ALLOW_USERS, UDP_IDLE_TIMEOUT];
+/// What an `xudp` proxy takes besides.
+pub(super) const PROXY_XUDP: &[Key] = &[SECRET_KEY, ALLOW_USERS, NAT_TRAVERSAL, UDP_IDLE_TIMEOUT];
 
 const PROXY_TRANSPORT: &[Key] = &[
     used("useEncryption", Bool),
@@ -271,6 +281,7 @@ const HTTP_USER: Key = later("httpUser", Text);
 const HTTP_PASSWORD: Key = later("httpPassword", Text);
 const ROUTE_BY_USER: Key = later("routeByHTTPUser", Text);
 const SECRET_KEY: Key = used("secretKey", Text);
+const UDP_IDLE_TIMEOUT: Key = used("udpIdleTimeout", Int(1, 86_400));
 const ALLOW_USERS: Key = used("allowUsers", Texts(&[]));
 const NAT_TRAVERSAL: Key = used(
     "natTraversal",
@@ -285,7 +296,7 @@ const NAT_TRAVERSAL: Key = used(
 
 const PROXY_TYPES: &[Type] = &[
     Type { name: "tcp", keys: PROXY_TCP, status: Status::Used },
-    Type { name: "udp", keys: &[REMOTE_PORT], status: Status::Later },
+    Type { name: "udp", keys: PROXY_UDP, status: Status::Used },
     Type {
         name: "http",
         keys: &[
@@ -308,8 +319,9 @@ const PROXY_TYPES: &[Type] = &[
         status: Status::Later,
     },
     Type { name: "stcp", keys: PROXY_STCP, status: Status::Used },
-    Type { name: "sudp", keys: &[SECRET_KEY, ALLOW_USERS], status: Status::Later },
+    Type { name: "sudp", keys: PROXY_SUDP, status: Status::Used },
     Type { name: "xtcp", keys: PROXY_XTCP, status: Status::Used },
+    Type { name: "xudp", keys: PROXY_XUDP, status: Status::Used },
 ];
 
 /// What every visitor takes.
@@ -331,18 +343,37 @@ const VISITOR_TRANSPORT: &[Key] = &[covered("useEncryption", Bool), later("useCo
 
 /// What an `xtcp` visitor takes besides.
 pub(super) const VISITOR_XTCP: &[Key] = &[
-    // One protocol serves both names.
-    covered("protocol", OneOf(&["quic", "kcp"], &[])),
-    used("keepTunnelOpen", Bool),
-    used("maxRetriesAnHour", Int(0, 1_000_000)),
-    used("minRetryInterval", PAUSE),
+    XTCP_PROTOCOL,
+    KEEP_TUNNEL_OPEN,
+    MAX_RETRIES_AN_HOUR,
+    MIN_RETRY_INTERVAL,
     used("fallbackTo", Text),
     used("fallbackTimeoutMs", Int(0, 3_600_000)),
     NAT_TRAVERSAL,
 ];
 
+/// What an `sudp` visitor takes besides.
+pub(super) const VISITOR_SUDP: &[Key] = &[UDP_IDLE_TIMEOUT];
+
+/// What an `xudp` visitor takes besides.
+pub(super) const VISITOR_XUDP: &[Key] = &[
+    XTCP_PROTOCOL,
+    KEEP_TUNNEL_OPEN,
+    MAX_RETRIES_AN_HOUR,
+    MIN_RETRY_INTERVAL,
+    NAT_TRAVERSAL,
+    UDP_IDLE_TIMEOUT,
+];
+
+/// One protocol serves both names.
+const XTCP_PROTOCOL: Key = covered("protocol", OneOf(&["quic", "kcp"], &[]));
+const KEEP_TUNNEL_OPEN: Key = used("keepTunnelOpen", Bool);
+const MAX_RETRIES_AN_HOUR: Key = used("maxRetriesAnHour", Int(0, 1_000_000));
+const MIN_RETRY_INTERVAL: Key = used("minRetryInterval", PAUSE);
+
 const VISITOR_TYPES: &[Type] = &[
     Type { name: "stcp", keys: &[], status: Status::Used },
-    Type { name: "sudp", keys: &[], status: Status::Later },
+    Type { name: "sudp", keys: VISITOR_SUDP, status: Status::Used },
     Type { name: "xtcp", keys: VISITOR_XTCP, status: Status::Used },
+    Type { name: "xudp", keys: VISITOR_XUDP, status: Status::Used },
 ];

@@ -3,50 +3,93 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    Fallback, NatTraversal, ProxyKind, Secret, VisitorKind, XtcpVisitor,
+    DEFAULT_UDP_IDLE, Fallback, NatTraversal, ProxyKind, Secret, VisitorKind, XtcpVisitor,
     fallback::Wish,
-    keys::{PROXY, PROXY_STCP, PROXY_XTCP, VISITOR, VISITOR_XTCP},
+    keys::{
+        PROXY, PROXY_STCP, PROXY_SUDP, PROXY_XTCP, PROXY_XUDP, VISITOR, VISITOR_SUDP, VISITOR_XTCP,
+        VISITOR_XUDP,
+    },
     problem::Report,
-    schema::Section,
+    schema::{Key, Section},
     shared::seconds,
     tree::Node,
     types::full_name,
 };
 
-pub(super) fn proxy(item: &Node, direct: bool, path: &str, report: &mut Report) -> ProxyKind {
-    let section = Section::new(item, [PROXY, if direct { PROXY_XTCP } else { PROXY_STCP }]);
+/// The kinds of private services, by what their files call them.
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    direct: bool,
+    datagrams: bool,
+}
+
+impl Kind {
+    /// `None` if it is no private service.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let (direct, datagrams) = match name {
+            "stcp" => (false, false),
+            "xtcp" => (true, false),
+            "sudp" => (false, true),
+            "xudp" => (true, true),
+            _ => return None,
+        };
+        Some(Self { direct, datagrams })
+    }
+
+    fn of_proxy(self) -> &'static [Key] {
+        match self {
+            Self { direct: false, datagrams: false } => PROXY_STCP,
+            Self { direct: true, datagrams: false } => PROXY_XTCP,
+            Self { direct: false, datagrams: true } => PROXY_SUDP,
+            Self { direct: true, datagrams: true } => PROXY_XUDP,
+        }
+    }
+
+    fn of_visitor(self) -> &'static [Key] {
+        match self {
+            Self { direct: false, datagrams: false } => &[],
+            Self { direct: true, datagrams: false } => VISITOR_XTCP,
+            Self { direct: false, datagrams: true } => VISITOR_SUDP,
+            Self { direct: true, datagrams: true } => VISITOR_XUDP,
+        }
+    }
+}
+
+pub(super) fn proxy(item: &Node, kind: Kind, path: &str, report: &mut Report) -> ProxyKind {
+    let section = Section::new(item, [PROXY, kind.of_proxy()]);
     let risk = "the server, and every client that `allowUsers` admits, can reach this service";
     ProxyKind::Private {
         secret_key: secret_key(section, path, risk, report),
         allow_users: section.texts("allowUsers").into_iter().map(|(_, user)| user.to_owned()).collect(),
-        direct: direct.then(|| nat_traversal(section, path, report)),
+        direct: kind.direct.then(|| nat_traversal(section, path, report)),
+        udp_idle: kind.datagrams.then(|| udp_idle(section)),
     }
 }
 
-/// The kind, and the visitor it would fall back to, which has to be looked for when all are known.
-pub(super) fn visitor(
-    item: &Node,
-    direct: bool,
-    user: &str,
-    path: &str,
-    report: &mut Report,
-) -> (VisitorKind, Option<Wish>) {
-    if !direct {
-        return (VisitorKind::Stcp, None);
+/// How long flows may be idle, in a section whose type has datagrams.
+pub(super) fn udp_idle(section: Section<'_>) -> Duration {
+    seconds(section, "udpIdleTimeout", DEFAULT_UDP_IDLE)
+}
+
+/// What the kind of a visitor says.
+pub(super) struct Visit {
+    pub(super) kind: VisitorKind,
+    pub(super) udp_idle: Option<Duration>,
+    /// The visitor it would fall back to, which has to be looked for when all are known.
+    pub(super) fallback: Option<Wish>,
+}
+
+pub(super) fn visitor(item: &Node, kind: Kind, user: &str, path: &str, report: &mut Report) -> Visit {
+    let section = Section::new(item, [VISITOR, kind.of_visitor()]);
+    let udp_idle = kind.datagrams.then(|| udp_idle(section));
+    if !kind.direct {
+        return Visit { kind: VisitorKind::Stcp, udp_idle, fallback: None };
     }
-    let section = Section::new(item, [VISITOR, VISITOR_XTCP]);
     let default = XtcpVisitor::default();
-    let to = section.text("fallbackTo");
-    let timeout = section.int("fallbackTimeoutMs").and_then(|ms| u64::try_from(ms).ok());
-    let fallback = to.map(|to| Fallback {
-        to: full_name(user, to),
-        timeout: timeout.map_or(DEFAULT_FALLBACK_TIMEOUT, Duration::from_millis),
-    });
-    let wish = to.map(|to| Wish {
-        to: to.to_owned(),
-        key: format!("{path}.fallbackTo"),
-        line: section.line("fallbackTo"),
-    });
+    let (fallback, wish) = match kind.datagrams {
+        true => (None, None),
+        false => fallback(section, user, path),
+    };
     let retries = section.int("maxRetriesAnHour").and_then(|number| u32::try_from(number).ok());
     let kind = VisitorKind::Xtcp(XtcpVisitor {
         nat_traversal: nat_traversal(section, path, report),
@@ -55,7 +98,19 @@ pub(super) fn visitor(
         min_retry_interval: seconds(section, "minRetryInterval", default.min_retry_interval),
         fallback,
     });
-    (kind, wish)
+    Visit { kind, udp_idle, fallback: wish }
+}
+
+fn fallback(section: Section<'_>, user: &str, path: &str) -> (Option<Fallback>, Option<Wish>) {
+    let Some(to) = section.text("fallbackTo") else { return (None, None) };
+    let timeout = section.int("fallbackTimeoutMs").and_then(|ms| u64::try_from(ms).ok());
+    let fallback = Fallback {
+        to: full_name(user, to),
+        timeout: timeout.map_or(DEFAULT_FALLBACK_TIMEOUT, Duration::from_millis),
+    };
+    let wish =
+        Wish { to: to.to_owned(), key: format!("{path}.fallbackTo"), line: section.line("fallbackTo") };
+    (Some(fallback), Some(wish))
 }
 
 /// frp's number.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{
     ProxyConfig, ProxyKind, VisitorConfig,
     fallback::Fallbacks,
-    keys::{PROXY, PROXY_TCP, VISITOR},
+    keys::{PROXY, PROXY_TCP, PROXY_UDP, VISITOR},
     private,
     problem::Report,
     schema::Section,
@@ -73,18 +73,22 @@ impl<'a> Services<'a> {
         }
         let kind = match common.text("type") {
             Some("tcp") => {
-                if common.bool("transport.useEncryption") == Some(true) && !self.encrypted {
-                    let message =
-                        format!("`{path}.transport.useEncryption` needs `transport.tls.enable` = true");
-                    report.problem(common.line("transport.useEncryption"), message);
-                }
+                self.insist_on_encryption(common, path, report);
                 let section = Section::new(item, [PROXY, PROXY_TCP]);
                 ProxyKind::Tcp { remote_port: section.int("remotePort").unwrap_or(0) as u16 }
             }
-            // Encrypted from end to end, so `useEncryption` asks for nothing more.
-            Some(kind @ ("stcp" | "xtcp")) => private::proxy(item, kind == "xtcp", path, report),
-            // The check has refused it, and of other types other things are missing.
-            _ => return None,
+            Some("udp") => {
+                self.insist_on_encryption(common, path, report);
+                let section = Section::new(item, [PROXY, PROXY_UDP]);
+                let remote_port = section.int("remotePort").unwrap_or(0) as u16;
+                ProxyKind::Udp { remote_port, idle: private::udp_idle(section) }
+            }
+            kind => match kind.and_then(private::Kind::named) {
+                // Encrypted from end to end, so `useEncryption` asks for nothing more.
+                Some(kind) => private::proxy(item, kind, path, report),
+                // The check has refused it, and of other types other things are missing.
+                None => return None,
+            },
         };
         let Some(local_port) = common.int("localPort") else {
             // A plugin, which the check has refused, needs none.
@@ -103,17 +107,26 @@ impl<'a> Services<'a> {
         })
     }
 
+    fn insist_on_encryption(&self, section: Section<'_>, path: &str, report: &mut Report) {
+        if section.bool("transport.useEncryption") == Some(true) && !self.encrypted {
+            let message = format!("`{path}.transport.useEncryption` needs `transport.tls.enable` = true");
+            report.problem(section.line("transport.useEncryption"), message);
+        }
+    }
+
     fn visitor(&mut self, item: &Node, path: &str, report: &mut Report) -> Option<VisitorConfig> {
         let section = Section::new(item, [VISITOR, &[]]);
         let name = admit(section, path, "visitors", &mut self.visitor_names, report)?;
         if !self.runs(section, name) {
             return None;
         }
-        let (kind, fallback) = match section.text("type") {
-            Some(kind @ ("stcp" | "xtcp")) => private::visitor(item, kind == "xtcp", self.user, path, report),
-            _ => return None,
-        };
-        self.fallbacks.add(name, fallback, report);
+        let kind = private::Kind::named(section.text("type")?)?;
+        let private::Visit { kind, udp_idle, fallback } =
+            private::visitor(item, kind, self.user, path, report);
+        // Connections have no use for a visitor that takes datagrams.
+        if udp_idle.is_none() {
+            self.fallbacks.add(name, fallback, report);
+        }
         let server_name = section.text("serverName");
         match server_name {
             None => report.missing(section, "serverName", path, " (the name of the proxy to visit)"),
@@ -134,6 +147,7 @@ impl<'a> Services<'a> {
             secret_key,
             bind_addr: bind_addr.unwrap_or_else(|| "127.0.0.1".to_owned()),
             bind_port: u16::try_from(bind_port?).ok(),
+            udp_idle,
         })
     }
 

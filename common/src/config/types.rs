@@ -11,6 +11,7 @@ use std::{
 use super::Secret;
 use crate::link::upstream::Choice;
 use crate::link::websocket::DEFAULT_PATH;
+use tun_proto::limits::FLOW_IDLE;
 
 /// What `tuns` runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,14 +211,24 @@ pub enum ProxyKind {
         /// The port on the server; 0 lets the server choose.
         remote_port: u16,
     },
-    /// No public port: only visitors that know the secret reach it. In files `stcp` and `xtcp`.
+    /// A public UDP port.
+    Udp {
+        /// The port on the server; 0 lets the server choose.
+        remote_port: u16,
+        /// How long a flow, all that passes between one source and the service, may be idle.
+        idle: Duration,
+    },
+    /// No public port: only visitors that know the secret reach it. In files `stcp` and `xtcp`, and for datagrams `sudp`
+    /// and `xudp`.
     Private {
         /// What visitors must prove to know; may be empty. The server never learns it.
         secret_key: Secret,
         /// Users whose visitors are let in: `*` is all of them, none is only this client's own user.
         allow_users: Vec<String>,
-        /// How visitors are met directly; `None` (`stcp`): they come over the server's relay alone.
+        /// How visitors are met directly; `None` (`stcp`, `sudp`): they come over the server's relay alone.
         direct: Option<NatTraversal>,
+        /// For datagrams: how long a flow may be idle. `None`: the service takes connections.
+        udp_idle: Option<Duration>,
     },
 }
 
@@ -264,6 +275,8 @@ pub struct VisitorConfig {
     /// Port of the local listener; `None`: there is no listener. Files give no 0, but from the command line it takes
     /// any free port, to be announced.
     pub bind_port: Option<u16>,
+    /// For datagrams: how long a flow may be idle. `None`: the service takes connections.
+    pub udp_idle: Option<Duration>,
 }
 
 /// The kinds of visitors that are built.
@@ -397,6 +410,8 @@ pub const DEFAULT_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(3);
 pub const DEFAULT_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(9);
 /// Two hours, as kernels and frp have it; heartbeats find dead links long before.
 pub const DEFAULT_TCP_KEEPALIVE: Duration = Duration::from_secs(7200);
+/// How long a flow of datagrams may be idle, both ways.
+pub const DEFAULT_UDP_IDLE: Duration = FLOW_IDLE;
 /// How long a stopping program waits for open streams.
 pub const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -4,6 +4,7 @@
 //! below, and nowhere else.
 
 mod congestion;
+mod datagram;
 mod driver;
 mod owned;
 mod pulse;
@@ -64,8 +65,11 @@ const SOCKET_BUFFER: usize = 4 * 1024 * 1024;
 /// Packets that the peer may receive before it acknowledges. An acknowledgement costs both sides as much as data.
 const ACK_EVERY: u32 = 20;
 
-/// Datagrams of the peer that nobody reads; the oldest are dropped.
-const DATAGRAM_BUFFER: usize = 64 * 1024;
+/// Bytes of datagrams that have arrived and wait for the link's driver; the oldest are dropped.
+const DATAGRAM_RECEIVE_BUFFER: usize = 1024 * 1024;
+
+/// Bytes of datagrams that wait for the path. Few: what cannot leave should wait where it is chosen what to drop.
+const DATAGRAM_SEND_BUFFER: usize = 128 * 1024;
 
 /// Bounds for what is taken for the round trip before quinn has measured its own.
 const FIRST_ROUND_TRIP: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -212,8 +216,8 @@ fn transport(round_trip: Duration, acknowledged: &Acknowledged) -> TransportConf
         .send_window(SEND_WINDOW)
         .initial_rtt(round_trip.clamp(FIRST_ROUND_TRIP.0, FIRST_ROUND_TRIP.1))
         .ack_frequency_config(Some(acknowledgements))
-        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
-        .datagram_send_buffer_size(DATAGRAM_BUFFER)
+        .datagram_receive_buffer_size(Some(DATAGRAM_RECEIVE_BUFFER))
+        .datagram_send_buffer_size(DATAGRAM_SEND_BUFFER)
         .congestion_controller_factory(Arc::new(CountingConfig::new(congestion, acknowledged.clone())));
     config
 }

@@ -1,6 +1,7 @@
 //! The first bytes of a multiplexed stream that the peer opened: what it is, and to whom it goes.
 
 use super::Session;
+use super::datagram;
 use super::reader::Reader;
 use super::relayed::{self, RelayedStream};
 use crate::link::{Link, LinkStream};
@@ -10,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tun_proto::session::stream::put_epitaph;
 use tun_proto::wire::beat;
+use tun_proto::wire::datagram::{self as channel, Opening};
 use tun_proto::wire::relay::{self, Refusal};
 use tun_proto::wire::stream::Attach;
 
@@ -24,6 +26,8 @@ enum Purpose {
     Attach(Attach),
     /// A relayed stream: what it is for, and its first bytes.
     Relayed(Bytes, Bytes),
+    /// A channel of datagrams, and its first bytes.
+    Datagrams(Opening, Bytes),
 }
 
 /// Takes the peer's streams from a link until it is gone.
@@ -71,6 +75,9 @@ async fn receive(
             Ok(stream) => session.inner.handler.relayed(&session, &meta, stream),
             Err(stream) => relayed::refuse(stream, Refusal::Busy).await,
         },
+        Ok(Ok(Purpose::Datagrams(opening, first))) => {
+            Box::pin(datagram::accept(&session, opening, link, stream, first)).await;
+        }
         Ok(Ok(Purpose::Attach(attach))) => Box::pin(session.accept(attach, link, stream, reader)).await,
         Ok(Err(error)) => {
             tracing::debug!(link = link.number(), %error, "a stream without a header");
@@ -86,6 +93,11 @@ async fn read_purpose(stream: &mut LinkStream, reader: &mut Reader) -> io::Resul
             Some(relay::OPEN) => {
                 if let Some(meta) = reader.opening().map_err(io::Error::other)? {
                     return Ok(Purpose::Relayed(meta, std::mem::take(reader).into_unread()));
+                }
+            }
+            Some(channel::OPEN) => {
+                if let Some(opening) = reader.channel().map_err(io::Error::other)? {
+                    return Ok(Purpose::Datagrams(opening, std::mem::take(reader).into_unread()));
                 }
             }
             Some(_) => {

@@ -5,6 +5,7 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 use tun_proto::wire::WireError;
+use tun_proto::wire::datagram::Opening;
 use tun_proto::wire::relay::take_opening;
 use tun_proto::wire::stream::{Attach, Frame};
 
@@ -60,6 +61,13 @@ impl Reader {
         let meta = take_opening(&mut self.chunk)?;
         self.tidy();
         Ok(meta)
+    }
+
+    /// How a channel of datagrams is attached, if its opening is complete.
+    pub(super) fn channel(&mut self) -> Result<Option<Opening>, WireError> {
+        let opening = Opening::take(&mut self.chunk)?;
+        self.tidy();
+        Ok(opening)
     }
 
     /// The first byte, without taking it.

@@ -70,6 +70,16 @@ pub enum ProxyKind {
         #[serde(default)]
         previous_port: Option<u16>,
     },
+    /// A UDP port of the server.
+    Udp {
+        /// As of [`ProxyKind::Tcp`].
+        remote_port: u16,
+        /// As of [`ProxyKind::Tcp`].
+        #[serde(default)]
+        previous_port: Option<u16>,
+        /// How long a flow may be idle, in milliseconds.
+        idle_ms: u64,
+    },
     /// Nothing public: visitors who know the secret reach it through the server.
     Stcp {
         /// Users whose visitors are let through; empty for those of the client's own user, `*` for all.
@@ -77,6 +87,16 @@ pub enum ProxyKind {
     },
     /// The same, and visitors may meet the client directly.
     Xtcp {
+        /// As of [`ProxyKind::Stcp`].
+        allow_users: Vec<String>,
+    },
+    /// As [`ProxyKind::Stcp`], for datagrams.
+    Sudp {
+        /// As of [`ProxyKind::Stcp`].
+        allow_users: Vec<String>,
+    },
+    /// As [`ProxyKind::Xtcp`], for datagrams.
+    Xudp {
         /// As of [`ProxyKind::Stcp`].
         allow_users: Vec<String>,
     },
@@ -111,7 +131,7 @@ impl fmt::Display for PublicAddress {
     }
 }
 
-/// What the opener of a session stream or a relayed stream says about it.
+/// What the opener of a session stream, a relayed stream or a channel of datagrams says about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StreamMeta {
     /// The session's control channel, opened by the client.
@@ -127,6 +147,11 @@ pub enum StreamMeta {
     Visit {
         /// The proxy's name.
         proxy: String,
+    },
+    /// A channel for the datagrams of a proxy, opened by the server or a visitor.
+    Datagrams {
+        /// The proxy's name.
+        name: String,
     },
     /// What two peers tell each other about direct paths (see [`super::paths`]), opened by the visitor.
     Paths,

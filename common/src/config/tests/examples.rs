@@ -54,7 +54,7 @@ fn the_full_files_show_the_defaults() {
     assert_eq!(server, want);
     let path = conf().join("tunc.full.toml");
     let mut client = example_loader().client(&path).unwrap().config;
-    assert_eq!((client.proxies.len(), client.visitors.len()), (3, 2));
+    assert_eq!((client.proxies.len(), client.visitors.len()), (5, 3));
     client.proxies.clear();
     client.visitors.clear();
     let want = ClientConfig {

@@ -202,6 +202,7 @@ fn every_key_of_a_private_service_arrives() {
             secret_key: Secret::new("knock"),
             allow_users: vec!["bob".into(), "*".into()],
             direct: None,
+            udp_idle: None,
         },
         annotations: Default::default(),
         metadatas: Default::default(),
@@ -217,6 +218,7 @@ fn every_key_of_a_private_service_arrives() {
             secret_key: Secret::new("open"),
             bind_addr: "::1".into(),
             bind_port: Some(9000),
+            udp_idle: None,
         },
         VisitorConfig {
             name: "alice.quiet".into(),
@@ -225,6 +227,7 @@ fn every_key_of_a_private_service_arrives() {
             secret_key: Secret::new("sesame"),
             bind_addr: "127.0.0.1".into(),
             bind_port: None,
+            udp_idle: None,
         },
     ];
     assert_eq!(config.visitors, visitors);
@@ -281,6 +284,7 @@ fn every_key_of_a_service_that_is_met_directly_arrives() {
         secret_key: Secret::new("knock"),
         allow_users: vec!["bob".into()],
         direct: Some(traversal),
+        udp_idle: None,
     };
     assert_eq!(config.proxies[0].kind, kind);
     let visitor = XtcpVisitor {
@@ -465,4 +469,29 @@ fn unknown_keys_are_only_warnings_when_asked() {
     // What is known and not built is still refused, and so are wrong values.
     assert!(tolerant.server_from_str("kcpBindPort = 1").is_err());
     assert!(tolerant.server_from_str("bindPort = -1").is_err());
+}
+
+#[test]
+fn services_of_datagrams_mean_what_they_say() {
+    let proxy = |text: &str| {
+        client(&format!("[[proxies]]\nname = 'a'\nlocalPort = 53\n{text}")).proxies.remove(0).kind
+    };
+    assert_eq!(proxy("type = 'udp'"), ProxyKind::Udp { remote_port: 0, idle: DEFAULT_UDP_IDLE });
+    let kind = proxy("type = 'udp'\nremotePort = 6053\nudpIdleTimeout = 5");
+    assert_eq!(kind, ProxyKind::Udp { remote_port: 6053, idle: Duration::from_secs(5) });
+    for (name, directly) in [("sudp", false), ("xudp", true)] {
+        let kind = proxy(&format!("type = '{name}'\nsecretKey = 's'\nudpIdleTimeout = 7"));
+        let ProxyKind::Private { direct, udp_idle, .. } = kind else { panic!("{name}") };
+        assert_eq!((direct.is_some(), udp_idle), (directly, Some(Duration::from_secs(7))), "{name}");
+        let text = VISITOR.replace("type = \"stcp\"", &format!("type = \"{name}\""));
+        let visitor = client(&text).visitors.remove(0);
+        assert_eq!(
+            (visitor.xtcp().is_some(), visitor.udp_idle),
+            (directly, Some(DEFAULT_UDP_IDLE)),
+            "{name}"
+        );
+    }
+    // Every size passes, whatever these say.
+    client("udpPacketSize = 1500");
+    server("udpPacketSize = 1500");
 }

@@ -56,7 +56,6 @@ fn what_is_not_built_is_refused_by_name() {
         ("quicBindPort = 7000", "`quicBindPort`"),
         ("vhostHTTPPort = 80", "`vhostHTTPPort`"),
         ("subdomainHost = 'x'", "`subDomainHost`"),
-        ("udpPacketSize = 1500", "`udpPacketSize`"),
         ("enablePrometheus = true", "`enablePrometheus`"),
         ("auth.method = 'oidc'", "`auth.method` = \"oidc\""),
         ("auth.oidc.issuer = 'x'", "`auth.oidc`"),
@@ -74,8 +73,6 @@ fn what_is_not_built_is_refused_by_name() {
         ("transport.protocol = 'quic'", "`transport.protocol` = \"quic\""),
         ("store.path = 'x'", "`store`"),
         ("virtualNet.address = 'x'", "`virtualNet`"),
-        ("[[visitors]]\nname = 'x'\ntype = 'sudp'", "`visitors[0].type` = \"sudp\""),
-        ("[[proxies]]\nname = 'x'\ntype = 'sudp'\nsecretKey = 'y'", "`proxies[0].type` = \"sudp\""),
     ] {
         let (_, message) = only(client_problems(text));
         assert_eq!(message, format!("{name} is not supported by this version of tun"));
@@ -108,7 +105,7 @@ fn proxies_of_other_types_are_refused_by_type_and_nothing_else_is_said() {
     let text = "[[proxies]]\nname = 'a'\ntype = 'plugged'\n";
     assert_eq!(
         only(client_problems(text)).1,
-        "`proxies[0].type` must be one of tcp, udp, http, https, tcpmux, stcp, sudp, xtcp, not \"plugged\""
+        "`proxies[0].type` must be one of tcp, udp, http, https, tcpmux, stcp, sudp, xtcp, xudp, not \"plugged\""
     );
 }
 
@@ -151,7 +148,27 @@ fn a_private_proxy_has_a_local_port_and_no_public_one() {
         "`proxies[0].remotePort` belongs to the types tcp, udp, not to stcp"
     );
     let (_, message) = only(client_problems(&format!("{PROXY}secretKey = 's'")));
-    assert_eq!(message, "`proxies[0].secretKey` belongs to the types stcp, sudp, xtcp, not to tcp");
+    assert_eq!(message, "`proxies[0].secretKey` belongs to the types stcp, sudp, xtcp, xudp, not to tcp");
+}
+
+#[test]
+fn a_service_of_datagrams_takes_what_belongs_to_it() {
+    let udp = "[[proxies]]\nname = 'a'\ntype = 'udp'\nlocalPort = 53\n";
+    let (line, message) = only(client_problems(&format!("{udp}udpIdleTimeout = 0")));
+    assert_eq!(
+        (line, &*message),
+        (5, "`proxies[0].udpIdleTimeout` must be a whole number from 1 to 86400, not 0")
+    );
+    let (_, message) = only(client_problems(&format!("{PROXY}udpIdleTimeout = 5")));
+    assert_eq!(message, "`proxies[0].udpIdleTimeout` belongs to the types udp, sudp, xudp, not to tcp");
+    let (_, message) = only(client_problems(&format!(
+        "{udp}transport.useEncryption = true\n[transport]\ntls.enable = false"
+    )));
+    assert_eq!(message, "`proxies[0].transport.useEncryption` needs `transport.tls.enable` = true");
+    let visitor =
+        "[[visitors]]\nname = 'v'\ntype = 'xudp'\nserverName = 'a'\nbindPort = 1\nsecretKey = 's'\n";
+    let (line, message) = only(client_problems(&format!("{visitor}fallbackTo = 'w'")));
+    assert_eq!((line, &*message), (7, "`visitors[0].fallbackTo` belongs to the types xtcp, not to xudp"));
 }
 
 #[test]
@@ -254,7 +271,7 @@ fn nat_traversal_is_checked() {
         assert_eq!(only(client_problems(&format!("{proxy}natTraversal.{more}"))).1, message);
     }
     let (_, message) = only(client_problems(&format!("{PROXY}natTraversal.spray = false")));
-    assert_eq!(message, "`proxies[0].natTraversal` belongs to the types xtcp, not to tcp");
+    assert_eq!(message, "`proxies[0].natTraversal` belongs to the types xtcp, xudp, not to tcp");
     let visitor = VISITOR.replace("stcp", "xtcp");
     let (_, message) = only(client_problems(&format!("{visitor}protocol = 'sctp'")));
     assert_eq!(message, "`visitors[0].protocol` must be one of quic, kcp, not \"sctp\"");

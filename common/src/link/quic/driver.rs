@@ -1,6 +1,7 @@
 //! What a direct link does beside its streams' work: opens and accepts them, watches the path, and ends in order.
 
 use super::congestion::Acknowledged;
+use super::datagram::Datagrams;
 use super::owned::Owned;
 use super::pulse;
 use super::stream::{Shared, Stream};
@@ -45,13 +46,14 @@ impl Driver {
         let Ends { mut requests, accepted } = ends;
         let _end = EndOnDrop(&link);
         let connection = &transport.connection;
+        link.inner.datagrams.begin(Arc::new(Datagrams::new(connection.clone(), shared.clone())));
         let lost = tokio::select! {
             () = link.inner.close.cancelled() => None,
             error = connection.closed() => Some(error),
             error = open_streams(connection, &shared, &mut requests) => Some(error),
             error = accept_streams(connection, &shared, &accepted, &link) => Some(error),
             error = pulse::watch(connection, &acknowledged, &shared, &link) => Some(error),
-            error = pulse::listen(connection) => Some(error),
+            error = pulse::listen(connection, &shared, &link) => Some(error),
         };
         match lost {
             Some(error) => link.end(describe(&error)),

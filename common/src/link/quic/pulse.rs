@@ -10,7 +10,7 @@ use tokio::time::sleep_until;
 use tun_proto::session::pulse::{Pulse, Sight};
 
 /// The whole content of a pulse: any datagram is acknowledged, and its receiver has no use for it.
-const PULSE: Bytes = Bytes::from_static(&[0]);
+static PULSE: Bytes = Bytes::from_static(&[0]);
 
 /// Watches the path while bytes move on it, and sleeps while none do. Ends with the connection.
 pub(super) async fn watch(
@@ -38,7 +38,8 @@ pub(super) async fn watch(
         let sight = Sight { acknowledgements: acknowledged.count(), round_trip: connection.rtt() };
         link.note_round_trip(sight.round_trip);
         if pulse.poll(now, sight)
-            && let Err(quinn::SendDatagramError::ConnectionLost(error)) = connection.send_datagram(PULSE)
+            && let Err(quinn::SendDatagramError::ConnectionLost(error)) =
+                connection.send_datagram(PULSE.clone())
         {
             return error;
         }
@@ -46,11 +47,16 @@ pub(super) async fn watch(
     }
 }
 
-/// Takes in the peer's pulses. Ends with the connection.
-pub(super) async fn listen(connection: &Connection) -> ConnectionError {
+/// Takes in the peer's datagrams: those of channels, and its pulses. Ends with the connection.
+pub(super) async fn listen(connection: &Connection, shared: &Shared, link: &Link) -> ConnectionError {
     loop {
-        if let Err(error) = connection.read_datagram().await {
-            return error;
+        match connection.read_datagram().await {
+            Ok(pulse) if pulse == PULSE => {}
+            Ok(datagram) => {
+                shared.note_datagram_received(datagram.len());
+                link.inner.datagrams.receive(datagram);
+            }
+            Err(error) => return error,
         }
     }
 }

@@ -69,6 +69,18 @@ impl Shared {
         }
     }
 
+    /// A datagram is sent.
+    pub(super) fn note_datagram(&self, len: usize) {
+        self.note_move();
+        self.link.traffic().note_written(len);
+    }
+
+    /// A datagram has arrived.
+    pub(super) fn note_datagram_received(&self, len: usize) {
+        self.note_move();
+        self.link.traffic().note_read(len);
+    }
+
     fn note_move(&self) {
         self.moves.fetch_add(1, Ordering::SeqCst);
         if self.awaited.load(Ordering::SeqCst) && self.awaited.swap(false, Ordering::SeqCst) {
