@@ -196,6 +196,8 @@ impl<'a> Connection<'a> {
 
     async fn run(&mut self, shutdown: &Shutdown) -> Ended {
         let mut links = self.session.watch_links();
+        // The first link may be gone already.
+        links.mark_changed();
         let mut tick = interval(LOAD_TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
