@@ -87,16 +87,35 @@ impl Log {
         count: usize,
         matches: impl Fn(&str) -> bool,
     ) -> Line {
+        let said = self.find(limit, count, matches).await;
+        said.unwrap_or_else(|reason| panic!("{} {reason}: {what:?} ({count})", self.label))
+    }
+
+    /// Waits for the first line that holds `text`; `None` if it does not come.
+    pub async fn comes_within(&self, limit: Duration, text: &str) -> Option<Line> {
+        self.find(limit, 1, |line| line.contains(text)).await.ok()
+    }
+
+    /// Or why it did not come, in words that follow the program's name.
+    async fn find(
+        &self,
+        limit: Duration,
+        count: usize,
+        matches: impl Fn(&str) -> bool,
+    ) -> Result<Line, &'static str> {
         let deadline = tokio::time::Instant::now() + limit;
         let mut changes = self.shared.open.subscribe();
         loop {
             let open = *changes.borrow_and_update();
             if let Some(line) = self.lines().into_iter().filter(|line| matches(&line.text)).nth(count - 1) {
-                return line;
+                return Ok(line);
             }
-            assert!(open, "{} ended without the line {what:?} ({count})", self.label);
-            let waited = tokio::time::timeout_at(deadline, changes.changed()).await;
-            assert!(waited.is_ok(), "{} did not say {what:?} ({count}) in time", self.label);
+            if !open {
+                return Err("ended without the line");
+            }
+            if tokio::time::timeout_at(deadline, changes.changed()).await.is_err() {
+                return Err("did not say in time");
+            }
         }
     }
 

@@ -4,10 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tun_tests::lab::{Access, Internet, Nat};
 use tun_tests::p2p::{DIRECT, NONE, Peers, Plan, relay, said};
-use tun_tests::patience::alone;
 use tun_tests::pattern::digits_of;
 use tun_tests::service::Service;
 use tun_tests::visitor::{self, End, Visitor};
@@ -15,7 +14,13 @@ use tun_tests::visitor::{self, End, Visitor};
 const MIB: u64 = 1 << 20;
 
 /// Labs that run at the same time: more would measure the machine.
-static LABS: Semaphore = Semaphore::const_new(6);
+const MOST_LABS: u32 = 6;
+static LABS: Semaphore = Semaphore::const_new(MOST_LABS as usize);
+
+/// All places: for a lab beside which no other runs, because what it measures is time.
+async fn all_labs() -> SemaphorePermit<'static> {
+    LABS.acquire_many(MOST_LABS).await.expect("nobody closes it")
+}
 
 /// Every kind.
 const KINDS: [Nat; 8] = [
@@ -153,6 +158,47 @@ async fn visits_to_a_client_without_udp() {
     every_visitor_meets(Nat::UdpBlocked).await;
 }
 
+/// What sprays, one visit after the other, and which of them came to nothing.
+async fn sprays(client: Nat, visitor: Nat, visits: usize) -> Option<Vec<usize>> {
+    let peers = Peers::start(Plan::new(client, visitor), async |at| Service::duplex(at).await).await?;
+    let mut missed = Vec::new();
+    for visit in 1..=visits {
+        let program = peers.visitor().await;
+        let started = Instant::now();
+        let open = Visitor::connect(peers.entrance()).await;
+        let Expected::Direct(limit) = BY_LUCK else { unreachable!("it may be direct") };
+        match program.log().comes_within(limit, DIRECT).await {
+            Some(line) => {
+                eprintln!("{visitor:?} visits {client:?}, {visit}: direct after {:?}", line.at - started)
+            }
+            None => missed.push(visit),
+        }
+        drop(open);
+        program.kill().await;
+    }
+    Some(missed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spraying_finds_a_path_in_twenty_four_of_twenty_five_visits() {
+    const VISITS: usize = 5;
+    let hard_to_easy = [Nat::SymmetricRandom, Nat::PortRestricted];
+    let labs = (0..5).map(|lab| {
+        let [client, visitor] =
+            if lab % 2 == 0 { [0, 1] } else { [1, 0] }.map(|nat: usize| hard_to_easy[nat]);
+        tokio::spawn(async move {
+            let _place = LABS.acquire().await;
+            sprays(client, visitor, VISITS).await
+        })
+    });
+    let mut missed = 0;
+    for lab in labs.collect::<Vec<_>>() {
+        let Some(visits) = lab.await.expect("a lab does not fail") else { return };
+        missed += visits.len();
+    }
+    assert!(missed <= 1, "{missed} of {} visits stayed relayed", 5 * VISITS);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn firewalls_on_ipv6_are_passed_where_nats_are_not() {
     let _place = LABS.acquire().await;
@@ -215,8 +261,7 @@ async fn a_client_that_comes_later_is_met_all_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_byte_comes_within_eight_round_trips() {
     const DELAY: Duration = Duration::from_millis(100);
-    let _turn = alone().await;
-    let _place = LABS.acquire().await;
+    let _places = all_labs().await;
     let plan = Plan::new(Nat::PortRestricted, Nat::PortRestricted);
     let plan = plan.across(Internet { delay: DELAY, ..Internet::FAR });
     let service = async |at| Service::greets_and_listens(at, "hello").await;
@@ -232,8 +277,7 @@ async fn the_first_byte_comes_within_eight_round_trips() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_direct_path_is_there_two_seconds_after_the_first_connection() {
-    let _turn = alone().await;
-    let _place = LABS.acquire().await;
+    let _places = all_labs().await;
     let plan = Plan::new(Nat::PortRestricted, Nat::PortRestricted);
     let Some(peers) = Peers::start(plan, async |at| Service::duplex(at).await).await else { return };
     let program = peers.visitor().await;
@@ -246,8 +290,7 @@ async fn a_direct_path_is_there_two_seconds_after_the_first_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_further_connection_costs_one_round_trip() {
-    let _turn = alone().await;
-    let _place = LABS.acquire().await;
+    let _places = all_labs().await;
     let service = async |at| Service::greets_and_listens(at, "hello").await;
     for (visitor, round_trip) in
         [(Nat::UdpBlocked, 4 * Internet::FAR.delay), (Nat::PortRestricted, 4 * Internet::FAR.delay)]

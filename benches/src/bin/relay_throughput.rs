@@ -18,10 +18,11 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tun_tests::lab::{Internet, Lab, Nat, SERVER, Site, Space};
+use tun_benches::Over;
+use tun_tests::lab::{Lab, Nat, SERVER, Site, Space};
 use tun_tests::net::{BIND_PORT, Loopback, Place, REMOTE_PORT, SERVICE_PORT};
 use tun_tests::private::{NAME, SECRET, VISIT_PORT};
 use tun_tests::program::{Launch, Program};
@@ -38,9 +39,6 @@ const WARM_UP: u64 = 32 * MIB;
 
 /// Clock ticks a second in which the kernel tells processor time.
 const TICKS: f64 = 100.0;
-
-/// Bytes a second that each end of the lab's internet sends: 1 Gbit/s.
-const RATE: u64 = 125_000_000;
 
 /// Measures the throughput of the relay against that of a public port.
 #[derive(Debug, Parser)]
@@ -59,17 +57,6 @@ struct Args {
     min_ratio: Option<f64>,
 }
 
-/// What lies between the programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Over {
-    /// The loopback device
-    Loopback,
-    /// 1 Gbit/s without delay
-    Near,
-    /// 1 Gbit/s, 25 ms between the server and each side
-    Far,
-}
-
 /// Where everything runs.
 struct Stage {
     lab: Option<(Lab, Site, Site)>,
@@ -85,14 +72,10 @@ struct Stage {
 impl Stage {
     /// `None`, with a word about it, where there can be no lab.
     fn set(over: Over) -> Option<Self> {
-        let internet = match over {
-            Over::Loopback => {
-                let net = Loopback::claim();
-                let [server, service, visit] = [BIND_PORT, SERVICE_PORT, VISIT_PORT].map(|port| net.at(port));
-                return Some(Self { lab: None, server, service, visit, _claim: Some(net) });
-            }
-            Over::Near => Internet { rate: Some(RATE), ..Internet::NEAR },
-            Over::Far => Internet { rate: Some(RATE), ..Internet::FAR },
+        let Some(internet) = over.internet() else {
+            let net = Loopback::claim();
+            let [server, service, visit] = [BIND_PORT, SERVICE_PORT, VISIT_PORT].map(|port| net.at(port));
+            return Some(Self { lab: None, server, service, visit, _claim: Some(net) });
         };
         let mut lab = Lab::start_with(internet)?;
         let (serving, visiting) = (lab.site(Nat::Public), lab.site(Nat::Public));

@@ -37,7 +37,13 @@ pub(super) async fn watch(
         }
         let sight = Sight { acknowledgements: acknowledged.count(), round_trip: connection.rtt() };
         link.note_round_trip(sight.round_trip);
-        if pulse.poll(now, sight)
+        let due = pulse.poll(now, sight);
+        match pulse.is_suspect() {
+            true if due => acknowledged.allow_one_more(),
+            true => {}
+            false => acknowledged.settle(),
+        }
+        if due
             && let Err(quinn::SendDatagramError::ConnectionLost(error)) =
                 connection.send_datagram(PULSE.clone())
         {

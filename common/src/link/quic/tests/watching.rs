@@ -61,6 +61,29 @@ async fn a_cut_in_either_direction_or_both_is_noticed_by_both_ends_and_so_is_its
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_was_full_when_it_fell_silent_is_trusted_again_as_soon_as_it_is_back() {
+    /// A round trip, acknowledgements that prove the path for 75 ms, a pulse every 100 ms; the rest is for a loaded machine.
+    const TRUSTED: Duration = Duration::from_millis(500);
+    let path = Path::new(ROUND_TRIP / 2).await;
+    let (one, mut other) = linked_over(&path).await;
+    let mut stream = one.link.open().await.unwrap();
+    let sending = tokio::spawn(async move { while stream.write_all(&[7; 64 * 1024]).await.is_ok() {} });
+    let mut accepted = other.accepted().await;
+    let reading = tokio::spawn(async move { while let Ok(Some(_)) = accepted.read_chunk().await {} });
+    let _talk = Talk(vec![sending, reading]);
+    for silence in [600, 1300, 2500].map(Duration::from_millis) {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        path.cut(true, true);
+        becomes(&one.link, Health::Suspect).await;
+        tokio::time::sleep(silence).await;
+        path.cut(false, false);
+        let trusted = becomes(&one.link, Health::Good).await;
+        println!("silent for {silence:?}, trusted {trusted:?} after its end");
+        assert!(trusted < TRUSTED, "{silence:?}: {trusted:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_first_bytes_after_a_pause_find_out_that_the_path_is_dead() {
     let path = Path::new(ROUND_TRIP / 2).await;
     let (one, mut other) = linked_over(&path).await;
