@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 use tun_tests::lab::{Access, Internet, Nat};
 use tun_tests::p2p::{DIRECT, NONE, Peers, Plan, relay, said};
 use tun_tests::pattern::digits_of;
@@ -13,14 +13,9 @@ use tun_tests::visitor::{self, End, Visitor};
 
 const MIB: u64 = 1 << 20;
 
-/// Labs that run at the same time: more would measure the machine.
+/// Labs that run at the same time: more would measure the machine. Where time is what a test measures, it takes all places.
 const MOST_LABS: u32 = 6;
 static LABS: Semaphore = Semaphore::const_new(MOST_LABS as usize);
-
-/// All places: for a lab beside which no other runs, because what it measures is time.
-async fn all_labs() -> SemaphorePermit<'static> {
-    LABS.acquire_many(MOST_LABS).await.expect("nobody closes it")
-}
 
 /// Every kind.
 const KINDS: [Nat; 8] = [
@@ -261,7 +256,7 @@ async fn a_client_that_comes_later_is_met_all_the_same() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_byte_comes_within_eight_round_trips() {
     const DELAY: Duration = Duration::from_millis(100);
-    let _places = all_labs().await;
+    let _places = LABS.acquire_many(MOST_LABS).await;
     let plan = Plan::new(Nat::PortRestricted, Nat::PortRestricted);
     let plan = plan.across(Internet { delay: DELAY, ..Internet::FAR });
     let service = async |at| Service::greets_and_listens(at, "hello").await;
@@ -277,7 +272,7 @@ async fn the_first_byte_comes_within_eight_round_trips() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_direct_path_is_there_two_seconds_after_the_first_connection() {
-    let _places = all_labs().await;
+    let _places = LABS.acquire_many(MOST_LABS).await;
     let plan = Plan::new(Nat::PortRestricted, Nat::PortRestricted);
     let Some(peers) = Peers::start(plan, async |at| Service::duplex(at).await).await else { return };
     let program = peers.visitor().await;
@@ -290,7 +285,7 @@ async fn a_direct_path_is_there_two_seconds_after_the_first_connection() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_further_connection_costs_one_round_trip() {
-    let _places = all_labs().await;
+    let _places = LABS.acquire_many(MOST_LABS).await;
     let service = async |at| Service::greets_and_listens(at, "hello").await;
     for (visitor, round_trip) in
         [(Nat::UdpBlocked, 4 * Internet::FAR.delay), (Nat::PortRestricted, 4 * Internet::FAR.delay)]
