@@ -120,7 +120,7 @@ impl Client {
         tracing::info!("tunc {}, client \"{}\"", env!("CARGO_PKG_VERSION"), settings.identity);
         let peers = Peers::new(settings.peer_tls.clone(), settings.heartbeat_timeout, tasks.child());
         let surroundings = Arc::new(Surroundings::new(config, &tasks));
-        let backends = Arc::new(Backends::new(&settings.proxies, peers, &surroundings));
+        let backends = Arc::new(Backends::new(&settings.proxies, peers, &surroundings, &tasks));
         Ok(Client { settings, backends, server: watch::Sender::new(None), surroundings, tasks, shutdown })
     }
 

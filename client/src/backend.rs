@@ -10,8 +10,10 @@ use crate::peers::{Peers, PrivateService};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tun_common::config::{ProxyConfig, ProxyKind};
-use tun_common::session::{DatagramAnswer, Handler, Local, RelayedStream, Session};
+use tun_common::config::{LimitMode, ProxyConfig, ProxyKind};
+use tun_common::lifecycle::Tasks;
+use tun_common::limit::Bandwidth;
+use tun_common::session::{DatagramAnswer, Handler, Local, RelayedStream, Session, limited};
 use tun_proto::datagram::flows::FlowBudget;
 use tun_proto::limits::MAX_SESSION_FLOWS;
 use tun_proto::wire::control::StreamMeta;
@@ -20,35 +22,44 @@ use tun_proto::wire::stream::ResetCode;
 
 /// A local service.
 #[derive(Clone)]
-pub(crate) enum Service {
+pub(crate) struct Service {
+    kind: Kind,
+    /// What all its connections and flows share, if this side keeps a limit.
+    limit: Option<Bandwidth>,
+}
+
+#[derive(Clone)]
+enum Kind {
     Tcp(Arc<TcpBackend>),
     Udp(Arc<UdpBackend>),
 }
 
 impl Service {
-    fn new(proxy: &ProxyConfig, udp_idle: Option<Duration>, flows: &Arc<FlowBudget>) -> Self {
-        match udp_idle {
-            None => Service::Tcp(Arc::new(TcpBackend::new(proxy))),
-            Some(idle) => {
-                let ProxyConfig { name, local_ip, local_port, .. } = proxy;
-                Service::Udp(Arc::new(UdpBackend::new(name, local_ip, *local_port, idle, flows.clone())))
-            }
-        }
+    fn new(proxy: &ProxyConfig, udp_idle: Option<Duration>, flows: &Arc<FlowBudget>, tasks: &Tasks) -> Self {
+        let limit = proxy.bandwidth.filter(|limit| limit.mode == LimitMode::Client);
+        let limit = limit.map(|limit| Bandwidth::new(limit.rate, tasks));
+        let kind = match udp_idle {
+            None => Kind::Tcp(Arc::new(TcpBackend::new(proxy))),
+            Some(idle) => Kind::Udp(Arc::new(UdpBackend::new(proxy, idle, flows.clone(), limit.clone()))),
+        };
+        Service { kind, limit }
     }
 
     /// A connection to the service, made when it is first polled.
     pub(crate) fn connect(&self) -> Result<Box<dyn Local>, ResetCode> {
-        match self {
-            Service::Tcp(backend) => Ok(backend.clone().connect()),
-            Service::Udp(_) => Err(ResetCode::Refused),
-        }
+        let Kind::Tcp(backend) = &self.kind else { return Err(ResetCode::Refused) };
+        let connection = backend.clone().connect();
+        Ok(match &self.limit {
+            None => connection,
+            Some(limit) => limited(connection, limit),
+        })
     }
 
     /// The service's end of a channel of datagrams.
     pub(crate) fn datagrams(&self, session: &Session) -> DatagramAnswer {
-        match self {
-            Service::Tcp(_) => Box::pin(std::future::ready(None)),
-            Service::Udp(backend) => Box::pin(backend.clone().open(session.clone())),
+        match &self.kind {
+            Kind::Tcp(_) => Box::pin(std::future::ready(None)),
+            Kind::Udp(backend) => Box::pin(backend.clone().open(session.clone())),
         }
     }
 }
@@ -62,23 +73,28 @@ pub(crate) struct Backends {
 
 impl Backends {
     /// The services that the configuration names.
-    pub(crate) fn new(proxies: &[ProxyConfig], peers: Arc<Peers>, surroundings: &Arc<Surroundings>) -> Self {
+    pub(crate) fn new(
+        proxies: &[ProxyConfig],
+        peers: Arc<Peers>,
+        surroundings: &Arc<Surroundings>,
+        tasks: &Tasks,
+    ) -> Self {
         let mut backends = Backends { public: HashMap::new(), private: HashMap::new(), peers };
         let flows = FlowBudget::new(MAX_SESSION_FLOWS);
         for proxy in proxies {
             let name = proxy.name.clone();
             match &proxy.kind {
                 ProxyKind::Tcp { .. } => {
-                    backends.public.insert(name, Service::new(proxy, None, &flows));
+                    backends.public.insert(name, Service::new(proxy, None, &flows, tasks));
                 }
                 ProxyKind::Udp { idle, .. } => {
-                    backends.public.insert(name, Service::new(proxy, Some(*idle), &flows));
+                    backends.public.insert(name, Service::new(proxy, Some(*idle), &flows, tasks));
                 }
                 ProxyKind::Private { secret_key, direct, udp_idle, .. } => {
                     let service = PrivateService {
                         name: name.clone(),
                         secret: secret_key.clone(),
-                        backend: Service::new(proxy, *udp_idle, &flows),
+                        backend: Service::new(proxy, *udp_idle, &flows, tasks),
                         direct: direct
                             .as_ref()
                             .map(|config| Arc::new(Search::new(surroundings.clone(), config))),

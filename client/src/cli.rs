@@ -3,7 +3,7 @@
 mod nat;
 mod private;
 
-use std::{ffi::OsString, path::PathBuf, process, time::Duration};
+use std::{ffi::OsString, num::NonZeroU64, path::PathBuf, process, time::Duration};
 
 use self::nat::{NAT_NOTES, NatFlags, Nathole};
 use self::private::{
@@ -15,8 +15,8 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand, error::ErrorKind
 use clap_complete::Shell;
 use tun_common::cli::{LogFlags, set};
 use tun_common::config::{
-    ClientConfig, ConfigError, DEFAULT_UDP_IDLE, Loaded, Loader, LogLevel, Problem, ProxyConfig, ProxyKind,
-    Secret, flags, read_token,
+    BandwidthLimit, ClientConfig, ConfigError, DEFAULT_UDP_IDLE, KEPT_BY_CLIENT, LimitMode, Loaded, Loader,
+    LogLevel, Problem, ProxyConfig, ProxyKind, Secret, bandwidth_rate, flags, read_token,
 };
 
 /// What the user wants.
@@ -258,7 +258,19 @@ struct LocalFlags {
     /// Host of the local service
     #[arg(short = 'i', long, value_name = "HOST", default_value = "127.0.0.1")]
     local_ip: String,
+
+    /// What all connections may carry together in a second, both directions added, such as 512KB or 1.5MB
+    #[arg(long, value_name = "RATE", value_parser = |text: &str| bandwidth_rate(text).map(Rate))]
+    bandwidth_limit: Option<Rate>,
+
+    /// Who keeps that limit
+    #[arg(long, value_name = "SIDE", default_value = "client", value_parser = ["client", "server"])]
+    bandwidth_limit_mode: String,
 }
+
+/// Bytes a second; `None` is no limit.
+#[derive(Debug, Clone, Copy)]
+struct Rate(Option<NonZeroU64>);
 
 /// What to expose, and where.
 #[derive(Debug, Args)]
@@ -391,10 +403,22 @@ impl ServerFlags {
 }
 
 impl LocalFlags {
-    fn into_proxy(self, name: String, kind: ProxyKind) -> ProxyConfig {
+    /// The proxy; `warnings` get what its author should hear although it is allowed.
+    fn into_proxy(self, name: String, kind: ProxyKind, warnings: &mut Vec<Problem>) -> ProxyConfig {
+        let by_server = self.bandwidth_limit_mode == "server";
+        let private = matches!(kind, ProxyKind::Private { .. });
+        let bandwidth = self.bandwidth_limit.and_then(|Rate(rate)| rate).map(|rate| {
+            if by_server && private {
+                let message = format!("--bandwidth-limit-mode server: {KEPT_BY_CLIENT}");
+                warnings.push(Problem::general(message));
+            }
+            let mode = if by_server && !private { LimitMode::Server } else { LimitMode::Client };
+            BandwidthLimit { rate, mode }
+        });
         ProxyConfig {
             name,
             kind,
+            bandwidth,
             annotations: Default::default(),
             metadatas: Default::default(),
             local_ip: self.local_ip,
@@ -409,7 +433,8 @@ impl TcpFlags {
         let config = &mut loaded.config;
         let name = self.name.unwrap_or_else(|| format!("tcp-{}", self.local.local_port));
         let kind = ProxyKind::Tcp { remote_port: self.remote_port };
-        config.proxies.push(self.local.into_proxy(config.full_name(&name), kind));
+        let name = config.full_name(&name);
+        config.proxies.push(self.local.into_proxy(name, kind, &mut loaded.warnings));
         Ok(loaded)
     }
 }
@@ -420,7 +445,8 @@ impl UdpFlags {
         let config = &mut loaded.config;
         let name = self.name.unwrap_or_else(|| format!("udp-{}", self.local.local_port));
         let kind = ProxyKind::Udp { remote_port: self.remote_port, idle: self.flows.idle() };
-        config.proxies.push(self.local.into_proxy(config.full_name(&name), kind));
+        let name = config.full_name(&name);
+        config.proxies.push(self.local.into_proxy(name, kind, &mut loaded.warnings));
         Ok(loaded)
     }
 }

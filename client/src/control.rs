@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
-use tun_common::config::ProxyKind as LocalKind;
+use tun_common::config::{LimitMode, ProxyKind as LocalKind};
 use tun_common::control::{Channel, PIPE};
 use tun_common::lifecycle::Tasks;
 use tun_common::link::heartbeat::{self, LinkEvent};
@@ -184,7 +184,8 @@ impl<'a> Connection<'a> {
                     }
                 }
             };
-            ProxySpec { name: proxy.name.clone(), kind }
+            let limit = proxy.bandwidth.filter(|limit| limit.mode == LimitMode::Server);
+            ProxySpec { name: proxy.name.clone(), kind, bandwidth_limit: limit.map(|limit| limit.rate) }
         });
         let specs: Vec<_> = specs.collect();
         // In parts, so that a thousand proxies stay below the longest message.

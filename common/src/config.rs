@@ -7,6 +7,7 @@
 //! Differences from frp: `bindPort = 0` takes any free port, and an environment variable that is not set renders
 //! as an empty text, with a warning. frp's old INI format is not read.
 
+mod bandwidth;
 mod check;
 mod client;
 mod fallback;
@@ -33,6 +34,7 @@ use std::path::Path;
 use problem::Report;
 use tree::Node;
 
+pub use bandwidth::{BandwidthLimit, KEPT_BY_CLIENT, LimitMode, bandwidth_rate};
 pub use problem::{ConfigError, Loaded, Problem};
 pub use secret::Secret;
 pub use shared::{Env, SECRET_VARIABLE, TOKEN_VARIABLE, read_secret_key, read_token};

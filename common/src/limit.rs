@@ -1,4 +1,10 @@
-//! How often somebody may fail to prove a secret, or ask without one. This is the only file that knows the rate limiter.
+//! How often somebody may fail to prove a secret, or ask without one; below, how many bytes may be moved. Nothing else
+//! knows the rate limiter.
+
+mod account;
+mod bandwidth;
+
+pub use bandwidth::{Bandwidth, Turn};
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};

@@ -7,6 +7,7 @@
 
 mod datagram;
 mod greeting;
+mod limited;
 mod local;
 mod mailbox;
 mod pump;
@@ -14,6 +15,7 @@ mod reader;
 mod relayed;
 
 pub use datagram::{DatagramAnswer, DatagramCarrier, DatagramEnd, DatagramQueue, DatagramSink};
+pub use limited::limited;
 pub use local::{Local, channel, dialing, pipe};
 pub use pump::Outcome;
 pub use relayed::{RelayedStream, refusal};

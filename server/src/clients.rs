@@ -3,9 +3,8 @@
 //! Decisions are those of [`Identities`] and [`Registry`]; this room owns both, and the sessions and public ports
 //! that go with them, behind one lock that is never held across an await.
 
-use crate::ingress::Ingress;
-use crate::ingress::tcp::TcpIngress;
-use crate::ingress::udp::UdpIngress;
+use crate::ingress::limits::Limits;
+use crate::ingress::{Ingress, Port, Serving};
 use crate::relay::Visit;
 use crate::settings::Settings;
 use std::collections::HashMap;
@@ -49,8 +48,18 @@ struct State {
     registry: Registry,
     clients: HashMap<Id, Client>,
     ingresses: HashMap<String, Ingress>,
+    limits: Limits,
     private: HashMap<String, PrivateProxy>,
     stopping: bool,
+}
+
+impl State {
+    /// Closes what a proxy has here.
+    fn remove(&mut self, name: &str) {
+        self.ingresses.remove(name);
+        self.private.remove(name);
+        self.limits.remove(name);
+    }
 }
 
 /// A proxy that only visitors reach.
@@ -104,6 +113,7 @@ impl Clients {
             registry,
             clients: HashMap::new(),
             ingresses: HashMap::new(),
+            limits: Limits::new(tasks.clone()),
             private: HashMap::new(),
             stopping: false,
         };
@@ -226,7 +236,7 @@ impl Clients {
         match &spec.kind {
             ProxyKind::Tcp { remote_port, previous_port } => {
                 let wish = Wish { port: Port::Tcp, remote_port: *remote_port, previous_port: *previous_port };
-                self.register_public(&mut state, identity, session, &spec.name, wish).map(Exposure::Public)
+                self.register_public(&mut state, identity, session, spec, wish).map(Exposure::Public)
             }
             ProxyKind::Udp { remote_port, previous_port, idle_ms } => {
                 let idle = Duration::from_millis(*idle_ms).clamp(MIN_IDLE, MAX_IDLE);
@@ -234,7 +244,7 @@ impl Clients {
                 let flows = flows.unwrap_or_else(|| FlowBudget::new(MAX_SESSION_FLOWS));
                 let port = Port::Udp { idle, flows };
                 let wish = Wish { port, remote_port: *remote_port, previous_port: *previous_port };
-                self.register_public(&mut state, identity, session, &spec.name, wish).map(Exposure::Public)
+                self.register_public(&mut state, identity, session, spec, wish).map(Exposure::Public)
             }
             ProxyKind::Stcp { allow_users }
             | ProxyKind::Xtcp { allow_users }
@@ -246,6 +256,7 @@ impl Clients {
                 let none = (Transport::Tcp, 0);
                 state.registry.bound(identity, &spec.name, session.id(), none, false, Instant::now());
                 state.ingresses.remove(&spec.name);
+                state.limits.remove(&spec.name);
                 let proxy = PrivateProxy { session: session.clone(), user, allow_users: allow_users.clone() };
                 state.private.insert(spec.name.clone(), proxy);
                 tracing::info!("[{}] open to visitors", spec.name);
@@ -259,9 +270,10 @@ impl Clients {
         state: &mut State,
         identity: &str,
         session: &Session,
-        name: &str,
+        spec: &ProxySpec,
         wish: Wish,
     ) -> Result<PublicAddress, String> {
+        let name = spec.name.as_str();
         let Wish { port: kind, remote_port, previous_port } = wish;
         let transport = kind.transport();
         let now = Instant::now();
@@ -271,11 +283,13 @@ impl Clients {
             .registry
             .claim(identity, name, (transport, remote_port), previous_port, entropy)
             .map_err(|error| error.to_string())?;
+        state.limits.set(name, spec.bandwidth_limit);
+        let limit = state.limits.of(name);
         let chosen = remote_port == 0;
         let ports = match claim {
             Claim::TakeOver { port } => {
                 if let Some(ingress) = state.ingresses.get(name).filter(|i| i.transport() == transport) {
-                    ingress.hand_over(session.clone());
+                    ingress.hand_over(Serving { session: session.clone(), limit });
                     let address = ingress.address();
                     state.registry.bound(identity, name, session.id(), (transport, port), chosen, now);
                     tracing::info!("[{}] taken over on {address}", name);
@@ -288,7 +302,8 @@ impl Clients {
         let mut failure = String::new();
         for port in ports {
             let address = SocketAddr::new(self.settings.proxy_bind, port);
-            match self.bind(name, address, session, &kind) {
+            let serving = Serving { session: session.clone(), limit: limit.clone() };
+            match Ingress::bind(name, address, &kind, serving, &self.settings, &self.tasks) {
                 Ok(ingress) => {
                     let address = ingress.address();
                     // Before a port of an earlier registration goes, so that the name never lacks one.
@@ -301,37 +316,17 @@ impl Clients {
                 Err(error) => failure = format!("port {port} cannot be bound{}: {error}", kind.suffix()),
             }
         }
+        if !state.ingresses.contains_key(name) {
+            state.limits.remove(name);
+        }
         Err(failure)
-    }
-
-    fn bind(
-        &self,
-        name: &str,
-        address: SocketAddr,
-        session: &Session,
-        port: &Port,
-    ) -> std::io::Result<Ingress> {
-        let Settings { keepalive, user_conn_timeout, .. } = *self.settings;
-        Ok(match port {
-            Port::Tcp => {
-                let session = session.clone();
-                let tcp =
-                    TcpIngress::bind(name, address, session, keepalive, user_conn_timeout, &self.tasks)?;
-                Ingress::Tcp(tcp)
-            }
-            Port::Udp { idle, flows } => {
-                let udp = UdpIngress::bind(name, address, session, *idle, flows.clone(), &self.tasks)?;
-                Ingress::Udp(udp)
-            }
-        })
     }
 
     /// Stops exposing a proxy, if this session serves it.
     pub(crate) fn withdraw(&self, session: Id, name: &str) {
         let mut state = self.lock();
         if state.registry.release(name, session, Instant::now()) {
-            state.ingresses.remove(name);
-            state.private.remove(name);
+            state.remove(name);
             tracing::info!("[{name}] closed");
         }
     }
@@ -341,8 +336,7 @@ impl Clients {
         let mut state = self.lock();
         for name in state.registry.names_of(session) {
             state.registry.release(&name, session, Instant::now());
-            state.ingresses.remove(&name);
-            state.private.remove(&name);
+            state.remove(&name);
             tracing::info!("[{name}] closed");
         }
     }
@@ -368,7 +362,8 @@ impl Clients {
                 continue;
             }
             let address = SocketAddr::new(self.settings.proxy_bind, port);
-            match self.bind(&name, address, session, &Port::Tcp) {
+            let serving = Serving { session: session.clone(), limit: state.limits.of(&name) };
+            match Ingress::bind(&name, address, &Port::Tcp, serving, &self.settings, &self.tasks) {
                 Ok(ingress) => {
                     tracing::info!("[{name}] listening on {address} again");
                     state.ingresses.insert(name, ingress);
@@ -376,6 +371,7 @@ impl Clients {
                 Err(error) => {
                     tracing::warn!("[{name}] port {port} cannot be bound again: {error}");
                     state.registry.release(&name, session.id(), Instant::now());
+                    state.limits.remove(&name);
                 }
             }
         }
@@ -453,28 +449,6 @@ struct Wish {
     /// 0: any.
     remote_port: u16,
     previous_port: Option<u16>,
-}
-
-enum Port {
-    Tcp,
-    Udp { idle: Duration, flows: Arc<FlowBudget> },
-}
-
-impl Port {
-    fn transport(&self) -> Transport {
-        match self {
-            Port::Tcp => Transport::Tcp,
-            Port::Udp { .. } => Transport::Udp,
-        }
-    }
-
-    /// What sets it apart in the log from the common kind.
-    fn suffix(&self) -> &'static str {
-        match self {
-            Port::Tcp => "",
-            Port::Udp { .. } => " (UDP)",
-        }
-    }
 }
 
 fn wrong_token() -> Judgement {

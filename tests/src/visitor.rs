@@ -67,6 +67,41 @@ impl Visitor {
         hash.digits()
     }
 
+    /// Sends the first `len` bytes of a pattern and says that nothing more will come, and reads to the proper end
+    /// meanwhile. Returns the SHA-256 of what was sent, and that of what came with its length.
+    pub async fn exchange(&mut self, seed: u64, len: u64) -> (String, (String, u64)) {
+        let (mut reader, mut writer) = self.0.split();
+        let sending = async {
+            let (mut pattern, mut hash) = (Pattern::new(seed), Hash::default());
+            let mut buffer = vec![0; 64 * 1024];
+            let mut left = len;
+            while left > 0 {
+                let n = left.min(buffer.len() as u64) as usize;
+                pattern.fill(&mut buffer[..n]);
+                hash.feed(&buffer[..n]);
+                writer.write_all(&buffer[..n]).await.expect("the connection takes bytes");
+                left -= n as u64;
+            }
+            writer.shutdown().await.expect("the connection can be half-closed");
+            hash.digits()
+        };
+        let receiving = async {
+            let (mut hash, mut len) = (Hash::default(), 0);
+            let mut buffer = vec![0; 64 * 1024];
+            loop {
+                match reader.read(&mut buffer).await.expect("the connection does not break") {
+                    0 => return (hash.digits(), len),
+                    n => {
+                        hash.feed(&buffer[..n]);
+                        len += n as u64;
+                    }
+                }
+            }
+        };
+        let both = async { tokio::join!(sending, receiving) };
+        within(transfer_patience(), "an exchange", both).await
+    }
+
     /// Says that nothing more will be sent.
     pub async fn finish(&mut self) {
         self.0.shutdown().await.expect("the connection can be half-closed");

@@ -135,6 +135,7 @@ async fn a_server_that_trusts_an_authority_lets_only_its_clients_in() {
     works(net, &trusted, &own).await;
     refused(Loopback::claim(), &trusted, "").await;
     refused(Loopback::claim(), &trusted, &foreign).await;
+    refused(Loopback::claim(), &trusted, "transport.tls.enable = false").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

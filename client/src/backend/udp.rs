@@ -11,7 +11,9 @@ use tokio::net::{UdpSocket, lookup_host};
 use tokio::sync::Notify;
 use tokio::time::sleep_until;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tun_common::config::ProxyConfig;
 use tun_common::lifecycle::Tasks;
+use tun_common::limit::Bandwidth;
 use tun_common::link::udp;
 use tun_common::session::{DatagramEnd, DatagramQueue, DatagramSink, Session};
 use tun_proto::datagram::flows::{FlowBudget, Flows};
@@ -34,6 +36,7 @@ pub(crate) struct UdpBackend {
     idle: Duration,
     /// Of all services together.
     budget: Arc<FlowBudget>,
+    limit: Option<Bandwidth>,
     address: Mutex<Option<Found>>,
     looking: AtomicBool,
     unreachable: AtomicBool,
@@ -48,15 +51,22 @@ struct Found {
 }
 
 impl UdpBackend {
-    pub(crate) fn new(name: &str, host: &str, port: u16, idle: Duration, budget: Arc<FlowBudget>) -> Self {
+    pub(crate) fn new(
+        proxy: &ProxyConfig,
+        idle: Duration,
+        budget: Arc<FlowBudget>,
+        limit: Option<Bandwidth>,
+    ) -> Self {
+        let ProxyConfig { name, local_ip: host, local_port: port, .. } = proxy;
         let literal = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
-        let found = literal.map(|ip| Found { address: SocketAddr::new(ip, port), at: None });
+        let found = literal.map(|ip| Found { address: SocketAddr::new(ip, *port), at: None });
         UdpBackend {
-            name: name.to_owned(),
-            host: host.to_owned(),
-            port,
+            name: name.clone(),
+            host: host.clone(),
+            port: *port,
             idle,
             budget,
+            limit,
             address: Mutex::new(found),
             looking: AtomicBool::new(false),
             unreachable: AtomicBool::new(false),
@@ -69,9 +79,10 @@ impl UdpBackend {
             self.look_up().await;
         }
         let flows = Flows::new(self.idle, MAX_FLOWS, self.budget.clone());
+        let limit = self.limit.clone();
         let shared = Arc::new(Shared {
             backend: self,
-            queue: DatagramQueue::new(),
+            queue: DatagramQueue::under(limit.as_ref()),
             flows: Mutex::new(flows),
             begun: Notify::new(),
         });
@@ -79,7 +90,11 @@ impl UdpBackend {
         let expiring = shared.clone();
         tasks.spawn(async move { expiring.expire().await });
         let queue = shared.queue.clone();
-        Some(DatagramEnd { queue, sink: Arc::new(Exit { shared, tasks }) })
+        let end = DatagramEnd { queue, sink: Arc::new(Exit { shared, tasks }) };
+        Some(match limit {
+            None => end,
+            Some(limit) => end.limited(&limit, session.tasks()),
+        })
     }
 
     fn found(&self) -> Option<Found> {

@@ -99,7 +99,8 @@ impl StcpFlags {
         let secret_key = self.secret.read(loader, risk, &mut loaded.warnings)?;
         let config = &mut loaded.config;
         let kind = ProxyKind::Private { secret_key, allow_users: self.allow_users, direct, udp_idle };
-        config.proxies.push(self.local.into_proxy(config.full_name(&self.name), kind));
+        let name = config.full_name(&self.name);
+        config.proxies.push(self.local.into_proxy(name, kind, &mut loaded.warnings));
         Ok(loaded)
     }
 }

@@ -102,6 +102,28 @@ fn flags_of_frpc_work_with_dashes_and_underscores() {
 }
 
 #[test]
+fn a_limit_is_the_clients_unless_the_server_is_to_keep_it() {
+    let limit = |args: &[&str]| match interpreted(args) {
+        Ok(Invocation::Run { config, .. }) => {
+            let limit = config.config.proxies[0].bandwidth.map(|limit| (limit.rate.get(), limit.mode));
+            (limit, config.warnings.len())
+        }
+        other => panic!("{args:?}: {other:?}"),
+    };
+    assert_eq!(limit(&["tcp", "-l", "22"]), (None, 0));
+    let client = Some((512 << 10, LimitMode::Client));
+    assert_eq!(limit(&["tcp", "-l", "22", "--bandwidth-limit", "512KB"]), (client, 0));
+    let server = ["--bandwidth_limit=1.5MB", "--bandwidth_limit_mode=server"];
+    let of = |kind: &[&'static str]| limit(&[kind, &server[..]].concat());
+    assert_eq!(of(&["udp", "-l", "53"]), (Some((3 << 19, LimitMode::Server)), 0));
+    assert_eq!(of(&["xtcp", "-l", "22", "-n", "ssh"]), (Some((3 << 19, LimitMode::Client)), 1));
+    assert!(
+        refused(&["tcp", "-l", "22", "--bandwidth-limit", "1GB"]).contains("must be a number with KB or MB")
+    );
+    assert!(refused(&["tcp", "-l", "22", "--bandwidth-limit-mode", "both"]).contains("client, server"));
+}
+
+#[test]
 fn a_visit_needs_only_a_server_and_a_name() {
     let (config, visitor, stdio) = visit(&["visit", "ssh", "-s", "example.com:7001"]);
     assert_eq!((config.server_addr.as_str(), config.server_port), ("example.com", 7001));

@@ -259,8 +259,8 @@ pub(super) const PROXY_XUDP: &[Key] = &[SECRET_KEY, ALLOW_USERS, NAT_TRAVERSAL, 
 const PROXY_TRANSPORT: &[Key] = &[
     used("useEncryption", Bool),
     later("useCompression", Bool),
-    later("bandwidthLimit", Text),
-    later("bandwidthLimitMode", OneOf(&["client", "server"], &[])),
+    used("bandwidthLimit", Text),
+    used("bandwidthLimitMode", OneOf(&["client", "server"], &[])),
     later("proxyProtocolVersion", OneOf(&["v1", "v2"], &[])),
 ];
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    ProxyConfig, ProxyKind, VisitorConfig,
+    ProxyConfig, ProxyKind, VisitorConfig, bandwidth,
     fallback::Fallbacks,
     keys::{PROXY, PROXY_TCP, PROXY_UDP, VISITOR},
     private,
@@ -97,9 +97,11 @@ impl<'a> Services<'a> {
             }
             return None;
         };
+        let private = matches!(kind, ProxyKind::Private { .. });
         Some(ProxyConfig {
             name: full_name(self.user, name),
             kind,
+            bandwidth: bandwidth::limit(common, path, private, report),
             annotations: common.text_map("annotations"),
             metadatas: common.text_map("metadatas"),
             local_ip: common.text("localIP").unwrap_or("127.0.0.1").to_owned(),

@@ -1,5 +1,6 @@
 //! What users can rely on, one sentence a test.
 
+mod bandwidth;
 mod examples;
 mod files;
 mod hostile;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::Secret;
+use super::{BandwidthLimit, Secret};
 use crate::link::upstream::Choice;
 use crate::link::websocket::DEFAULT_PATH;
 use tun_proto::limits::FLOW_IDLE;
@@ -193,6 +193,8 @@ pub struct ProxyConfig {
     pub name: String,
     /// How users reach it.
     pub kind: ProxyKind,
+    /// How much it may carry; `None`: as much as it can.
+    pub bandwidth: Option<BandwidthLimit>,
     /// Notes for people, shown where proxies are listed.
     pub annotations: BTreeMap<String, String>,
     /// Free-form facts sent along with the registration.

@@ -7,10 +7,12 @@
 
 mod attached;
 mod carrier;
+mod limited;
 
 pub(super) use carrier::{Arrival, accept};
 
 use super::Session;
+use crate::limit::{Bandwidth, Turn};
 use bytes::Bytes;
 use carrier::Carrier;
 use std::future::Future;
@@ -20,7 +22,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tun_proto::datagram::queue::FairQueue;
-use tun_proto::limits::DATAGRAM_QUEUE;
+use tun_proto::limits::{DATAGRAM_OVERHEAD, DATAGRAM_QUEUE, MAX_DATAGRAM};
 
 /// Where datagrams go that the peer sent.
 pub trait DatagramSink: Send + Sync + 'static {
@@ -50,14 +52,41 @@ pub struct DatagramQueue(Mutex<Waiting>);
 #[derive(Debug)]
 struct Waiting {
     queue: FairQueue,
+    /// Of the limit that the queue is under, if it is.
+    turn: Option<Turn>,
     waker: Option<Waker>,
 }
+
+/// A queue under a limit holds what the limit lets out in this part of a second, and two of the longest datagrams at
+/// least: more would only be late.
+const LIMITED_QUEUE: u64 = 4;
 
 impl DatagramQueue {
     /// An empty queue.
     pub fn new() -> Arc<Self> {
-        let waiting = Waiting { queue: FairQueue::new(DATAGRAM_QUEUE), waker: None };
-        Arc::new(DatagramQueue(Mutex::new(waiting)))
+        Self::under(None)
+    }
+
+    /// An empty queue that lets out no more than a limit allows.
+    pub fn under(limit: Option<&Bandwidth>) -> Arc<Self> {
+        Arc::new(DatagramQueue(Mutex::new(Waiting::under(limit))))
+    }
+
+    /// From now on the queue is under this limit, or none. If that is news, what waits is dropped.
+    pub fn set_limit(&self, limit: Option<&Bandwidth>) {
+        let waker = {
+            let mut waiting = self.lock();
+            if waiting.turn.as_ref().map(Turn::bandwidth) == limit {
+                return;
+            }
+            let waker = waiting.waker.take();
+            *waiting = Waiting::under(limit);
+            waker
+        };
+        // Who waited for a turn of the former limit would wait for ever.
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     /// Sends a datagram; if too many wait, the flow that has most of them loses its oldest one. The payload should own
@@ -65,8 +94,10 @@ impl DatagramQueue {
     pub fn send(&self, flow: u64, payload: Bytes) {
         let waker = {
             let mut waiting = self.lock();
+            // Who waits for a limit is not interested in what else waits.
+            let was_empty = waiting.queue.is_empty();
             waiting.queue.push(flow, payload, Instant::now());
-            waiting.waker.take()
+            if was_empty { waiting.waker.take() } else { None }
         };
         if let Some(waker) = waker {
             waker.wake();
@@ -81,7 +112,18 @@ impl DatagramQueue {
     /// The next datagram. Only the last task that asked is woken.
     fn poll_next(&self, cx: &Context<'_>, now: Instant) -> Poll<(u64, Bytes)> {
         let mut waiting = self.lock();
-        match waiting.queue.pop(now) {
+        let Waiting { queue, turn, .. } = &mut *waiting;
+        if let Some(turn) = turn.as_mut().filter(|_| !queue.is_empty())
+            && turn.poll(cx).is_pending()
+        {
+            waiting.register(cx);
+            return Poll::Pending;
+        }
+        let datagram = queue.pop(now);
+        if let Some(turn) = turn {
+            turn.end(datagram.as_ref().map_or(0, |(_, payload)| payload.len()));
+        }
+        match datagram {
             Some(datagram) => Poll::Ready(datagram),
             None => {
                 waiting.register(cx);
@@ -110,6 +152,14 @@ impl DatagramQueue {
 }
 
 impl Waiting {
+    fn under(limit: Option<&Bandwidth>) -> Self {
+        let most = limit.map_or(DATAGRAM_QUEUE, |limit| {
+            let most = usize::try_from(limit.rate().get() / LIMITED_QUEUE).unwrap_or(DATAGRAM_QUEUE);
+            most.clamp(2 * (MAX_DATAGRAM + DATAGRAM_OVERHEAD), DATAGRAM_QUEUE)
+        });
+        Waiting { queue: FairQueue::new(most), turn: limit.map(Bandwidth::turn), waker: None }
+    }
+
     fn register(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());

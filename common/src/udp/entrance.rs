@@ -1,6 +1,7 @@
 //! The end of a channel that has the sources: a UDP port, whoever sends to it, and the flow of each.
 
 use super::{DatagramSocket, Peer};
+use crate::limit::Bandwidth;
 use crate::session::{DatagramEnd, DatagramQueue, DatagramSink};
 use bytes::{Bytes, BytesMut};
 use std::io;
@@ -77,6 +78,11 @@ impl Entrance {
     /// Those of the system.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
+    }
+
+    /// From now on what the sources send is under this limit, or none.
+    pub fn set_limit(&self, limit: Option<&Bandwidth>) {
+        self.queue.set_limit(limit);
     }
 
     /// What a session is to carry.

@@ -1,5 +1,6 @@
 //! Public TCP ports: every connection that is accepted becomes a stream of the client that serves the proxy.
 
+use super::Serving;
 use bytes::Bytes;
 use std::io;
 use std::net::SocketAddr;
@@ -10,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tun_common::lifecycle::Tasks;
 use tun_common::link::tcp;
 use tun_common::random;
-use tun_common::session::Session;
+use tun_common::session::{Local, limited};
 use tun_proto::wire::control::StreamMeta;
 
 /// Pause of the accept loop when the process has run out of something.
@@ -25,7 +26,7 @@ pub(crate) struct TcpIngress {
 
 struct Shared {
     name: String,
-    session: Mutex<Session>,
+    serving: Mutex<Serving>,
     keepalive: Option<Duration>,
     patience: Duration,
     /// The client has as many streams as it may; said once until it has fewer.
@@ -33,11 +34,11 @@ struct Shared {
 }
 
 impl TcpIngress {
-    /// Binds `address` and serves it with streams of `session`. A port of 0 binds any free one.
+    /// Binds `address` and serves it. A port of 0 binds any free one.
     pub(crate) fn bind(
         name: &str,
         address: SocketAddr,
-        session: Session,
+        serving: Serving,
         keepalive: Option<Duration>,
         patience: Duration,
         tasks: &Tasks,
@@ -46,7 +47,7 @@ impl TcpIngress {
         let address = listener.local_addr()?;
         let shared = Shared {
             name: name.to_owned(),
-            session: Mutex::new(session),
+            serving: Mutex::new(serving),
             keepalive,
             patience,
             full: AtomicBool::new(false),
@@ -61,9 +62,9 @@ impl TcpIngress {
         self.address
     }
 
-    /// Connections accepted from now on are streams of `session`.
-    pub(crate) fn hand_over(&self, session: Session) {
-        *self.shared.session.lock().unwrap_or_else(PoisonError::into_inner) = session;
+    /// Connections accepted from now on are served in this way.
+    pub(crate) fn hand_over(&self, serving: Serving) {
+        *self.shared.serving.lock().unwrap_or_else(PoisonError::into_inner) = serving;
     }
 
     fn serve(&self, listener: TcpListener) {
@@ -95,10 +96,18 @@ impl Shared {
             tracing::debug!("[{}] connection from {visitor} is gone: {error}", self.name);
             return;
         }
-        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (session, limit) = {
+            let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+            (serving.session.clone(), serving.limit.clone())
+        };
         let meta = StreamMeta::Proxy { name: self.name.clone(), source: visitor.to_string() };
         let meta = Bytes::from(serde_json::to_vec(&meta).unwrap_or_default());
-        let Some(pump) = session.open(random::id(), meta, Box::new(stream), Some(self.patience)) else {
+        let local: Box<dyn Local> = Box::new(stream);
+        let local = match &limit {
+            None => local,
+            Some(limit) => limited(local, limit),
+        };
+        let Some(pump) = session.open(random::id(), meta, local, Some(self.patience)) else {
             if !self.full.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     "[{}] connection from {visitor} refused: the client has as many as it may \

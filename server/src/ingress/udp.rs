@@ -1,12 +1,13 @@
 //! Public UDP ports: what one source sends is a flow of the client that serves the proxy.
 
+use super::Serving;
 use bytes::Bytes;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tun_common::lifecycle::Tasks;
-use tun_common::session::{DatagramCarrier, Session};
+use tun_common::session::DatagramCarrier;
 use tun_common::udp::Entrance;
 use tun_proto::datagram::flows::FlowBudget;
 use tun_proto::wire::control::StreamMeta;
@@ -22,11 +23,11 @@ pub(crate) struct UdpIngress {
 }
 
 impl UdpIngress {
-    /// Binds `address` and serves it with a channel of `session`. A port of 0 binds any free one.
+    /// Binds `address` and serves it. A port of 0 binds any free one.
     pub(crate) fn bind(
         name: &str,
         address: SocketAddr,
-        session: &Session,
+        serving: Serving,
         idle: Duration,
         budget: Arc<FlowBudget>,
         tasks: &Tasks,
@@ -35,7 +36,7 @@ impl UdpIngress {
         let address = entrance.local_addr()?;
         let tasks = tasks.child();
         tasks.spawn(entrance.clone().serve());
-        let carrier = Mutex::new(carry(name, session, &entrance));
+        let carrier = Mutex::new(carry(name, &serving, &entrance, &tasks));
         Ok(UdpIngress { name: name.to_owned(), address, entrance, carrier, tasks })
     }
 
@@ -44,13 +45,10 @@ impl UdpIngress {
         self.address
     }
 
-    /// What comes from now on is for `session`. Flows keep their numbers, and begin anew at the client.
-    pub(crate) fn hand_over(&self, session: &Session) {
-        *self.carrier() = carry(&self.name, session, &self.entrance);
-    }
-
-    fn carrier(&self) -> MutexGuard<'_, DatagramCarrier> {
-        self.carrier.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What comes from now on is served in this way. Flows keep their numbers, and begin anew at the client.
+    pub(crate) fn hand_over(&self, serving: Serving) {
+        let mut carrier = self.carrier.lock().unwrap_or_else(PoisonError::into_inner);
+        *carrier = carry(&self.name, &serving, &self.entrance, &self.tasks);
     }
 }
 
@@ -60,8 +58,13 @@ impl Drop for UdpIngress {
     }
 }
 
-fn carry(name: &str, session: &Session, entrance: &Arc<Entrance>) -> DatagramCarrier {
+fn carry(name: &str, serving: &Serving, entrance: &Arc<Entrance>, tasks: &Tasks) -> DatagramCarrier {
     let meta = StreamMeta::Datagrams { name: name.to_owned() };
     let meta = Bytes::from(serde_json::to_vec(&meta).unwrap_or_default());
-    session.carry_datagrams(meta, entrance.end())
+    entrance.set_limit(serving.limit.as_ref());
+    let end = match &serving.limit {
+        None => entrance.end(),
+        Some(limit) => entrance.end().limited(limit, tasks),
+    };
+    serving.session.carry_datagrams(meta, end)
 }

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::num::NonZeroU64;
 
 /// From client to server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +58,9 @@ pub struct ProxySpec {
     pub name: String,
     /// What is exposed, and how.
     pub kind: ProxyKind,
+    /// Bytes a second that a public proxy may carry, in both directions together, if the server is to see to that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth_limit: Option<NonZeroU64>,
 }
 
 /// The kinds of proxies.

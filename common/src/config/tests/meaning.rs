@@ -1,5 +1,6 @@
 //! What sound files mean.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::*;
@@ -116,6 +117,7 @@ fn every_key_of_a_client_arrives() {
         remotePort = 8080
         annotations = { "example.com/owner" = "web" }
         metadatas = { b = "2" }
+        transport = { bandwidthLimit = "1.5MB", bandwidthLimitMode = "server" }
         "#,
     );
     let want = ClientConfig {
@@ -153,6 +155,8 @@ fn every_key_of_a_client_arrives() {
         proxies: vec![ProxyConfig {
             name: "alice.web".into(),
             kind: ProxyKind::Tcp { remote_port: 8080 },
+            bandwidth: NonZeroU64::new(1536 * 1024)
+                .map(|rate| BandwidthLimit { rate, mode: LimitMode::Server }),
             annotations: [("example.com/owner".into(), "web".into())].into(),
             metadatas: [("b".into(), "2".into())].into(),
             local_ip: "10.0.0.1".into(),
@@ -204,6 +208,7 @@ fn every_key_of_a_private_service_arrives() {
             direct: None,
             udp_idle: None,
         },
+        bandwidth: None,
         annotations: Default::default(),
         metadatas: Default::default(),
         local_ip: "10.0.0.1".into(),

@@ -80,7 +80,6 @@ fn what_is_not_built_is_refused_by_name() {
     for (more, name) in [
         ("healthCheck.type = 'tcp'", "healthCheck`"),
         ("loadBalancer.group = 'x'", "loadBalancer`"),
-        ("transport.bandwidthLimit = '1MB'", "transport.bandwidthLimit`"),
         ("transport.proxyProtocolVersion = 'v2'", "transport.proxyProtocolVersion`"),
         ("transport.useCompression = true", "transport.useCompression`"),
         ("plugin = { type = 'http_proxy' }", "plugin`"),
