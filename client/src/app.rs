@@ -114,8 +114,8 @@ struct Client {
 
 impl Client {
     fn new(config: &ClientConfig) -> Result<Self, Exit> {
-        let settings = Arc::new(Settings::new(config)?);
         let tasks = Tasks::new();
+        let settings = Arc::new(Settings::new(config, tasks.child())?);
         let shutdown = Shutdown::listen(&tasks).context("signals cannot be listened to")?;
         tracing::info!("tunc {}, client \"{}\"", env!("CARGO_PKG_VERSION"), settings.identity);
         let peers = Peers::new(settings.peer_tls.clone(), settings.heartbeat_timeout, tasks.child());

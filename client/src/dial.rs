@@ -1,5 +1,6 @@
 //! From nothing to a link: dial the server, encrypt, log in.
 
+mod race;
 pub(crate) mod ways;
 
 use self::ways::Opened;
@@ -14,15 +15,13 @@ use std::time::Duration;
 use tun_common::link::handshake::{self, HandshakeError};
 use tun_common::link::upstream::UpstreamError;
 use tun_common::link::websocket::WebSocketError;
-use tun_common::link::{Link, NewLink, Side};
+use tun_common::link::{NewLink, Side};
 use tun_common::random;
 use tun_proto::auth::SessionSecret;
 use tun_proto::backoff::Backoff;
+use tun_proto::race::HEDGE_AFTER;
 use tun_proto::session::login::{ClientLogin, ClientOutcome};
 use tun_proto::wire::login::{Accepted, Bytes32, Hello, Id, Intent, RefusalCode, Refused};
-
-/// How long an attempt may stay without an answer before another is made beside it.
-const HEDGE_AFTER: Duration = Duration::from_secs(2);
 
 /// Attempts that may be under way at once.
 const MAX_ATTEMPTS: usize = 3;
@@ -48,6 +47,8 @@ pub(crate) enum DialError {
     Connect { server: String, source: io::Error },
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
+    #[error("no QUIC connection with {server}: {source}")]
+    Quic { server: String, source: io::Error },
     #[error("no WebSocket with {server}: {source}")]
     WebSocket { server: String, source: WebSocketError },
     #[error("TLS with {server} failed: {source}")]
@@ -83,6 +84,9 @@ pub(crate) async fn join(
     secret: SessionSecret,
     lost: Vec<u32>,
 ) -> Result<Dialled, DialError> {
+    if !lost.is_empty() {
+        settings.ways.doubt();
+    }
     let attempt = || {
         let intent = Intent::Join { session, lost: lost.clone() };
         attempt(&settings, intent, Some(secret.clone()))
@@ -122,7 +126,7 @@ async fn connect(
     intent: Intent,
     secret: Option<SessionSecret>,
 ) -> Result<Dialled, DialError> {
-    let Opened { mut io, exporter, certificate, peer, way } = ways::open(settings).await?;
+    let Opened { mut carrier, exporter, certificate, peer, way } = ways::open(settings).await?;
     let server = || settings.server_name();
     let hello = Hello {
         program: env!("CARGO_PKG_VERSION").to_owned(),
@@ -138,20 +142,24 @@ async fn connect(
     let mut login = ClientLogin::new(&hello, settings.key.clone(), secret, exporter)
         .map_err(|error| broken(HandshakeError::Login(error.into())))?;
     let mut input = BytesMut::new();
-    let outcome = handshake::client(&mut *io, &mut input, &mut login).await.map_err(broken);
+    let outcome = handshake::client(carrier.login(), &mut input, &mut login).await;
+    let outcome = outcome.map_err(|error| broken(carrier.explain(error)));
     // Whoever stands in for the server on one way may not do so on another.
     settings.ways.judge(way, outcome.is_ok());
-    match outcome? {
-        ClientOutcome::Accepted { accepted, secret } => {
-            let new = Link::over_yamux(io, input, Side::Dialer, accepted.link, peer);
+    let refused = match outcome {
+        Ok(ClientOutcome::Accepted { accepted, secret }) => {
+            let new = carrier.into_link(input, Side::Dialer, accepted.link, peer);
             let server = settings.upstream.is_none().then_some(peer);
-            Ok(Dialled { new, accepted, secret, server })
+            return Ok(Dialled { new, accepted, secret, server });
         }
-        ClientOutcome::Refused(refused) => {
+        Ok(ClientOutcome::Refused(refused)) => {
             let hint = hint(&refused, certificate);
-            Err(DialError::Refused { server: server(), refused, hint })
+            DialError::Refused { server: server(), refused, hint }
         }
-    }
+        Err(error) => error,
+    };
+    settings.dialling.spawn_to_end(async move { carrier.discard("not logged in").await });
+    Err(refused)
 }
 
 /// What the user can do about a refusal.

@@ -4,7 +4,9 @@ use crate::dial::ways::Ways;
 use crate::identity::identity;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tun_common::config::{ClientConfig, Loader, ProxyConfig};
+use tun_common::config::{ClientConfig, Loader, Protocol, ProxyConfig};
+use tun_common::lifecycle::Tasks;
+use tun_common::link::quic::tunnel::Options;
 use tun_common::link::resolve::Resolver;
 use tun_common::link::tcp::Dialer;
 use tun_common::link::tls::web::{Trust, WebTls};
@@ -19,6 +21,10 @@ pub(crate) struct Settings {
     pub(crate) server: (String, u16),
     pub(crate) key: TokenKey,
     pub(crate) tls: Option<ClientTls>,
+    /// Within QUIC, which is never without.
+    pub(crate) quic_tls: ClientTls,
+    /// How tunnels over QUIC behave.
+    pub(crate) quic: Options,
     /// The proxy on the way to the server.
     pub(crate) upstream: Option<Upstream>,
     /// With proxies that speak TLS.
@@ -26,6 +32,8 @@ pub(crate) struct Settings {
     /// With web servers in front of the server.
     pub(crate) web_tls: WebTls,
     pub(crate) ways: Ways,
+    /// Own what becomes of attempts that others were faster than.
+    pub(crate) dialling: Tasks,
     pub(crate) websocket_path: String,
     /// Name of the web server in front of the server, perhaps with a port.
     pub(crate) websocket_host: Option<String>,
@@ -51,7 +59,7 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// Reads the files that the configuration names.
-    pub(crate) fn new(config: &ClientConfig) -> anyhow::Result<Self> {
+    pub(crate) fn new(config: &ClientConfig, dialling: Tasks) -> anyhow::Result<Self> {
         let transport = &config.transport;
         let tls = &transport.tls;
         let files = Files {
@@ -59,21 +67,31 @@ impl Settings {
             key: tls.key_file.clone(),
             trusted_ca: tls.trusted_ca_file.clone(),
         };
-        let tls = match tls.enable {
-            true => Some(ClientTls::new(&files, &tls.server_name, &config.server_addr)?),
-            false => None,
+        // What has no effect need not be right.
+        let used = tls.enable || matches!(transport.protocol, Protocol::Quic | Protocol::Auto);
+        let quic_tls = match used {
+            true => ClientTls::new(&files, &tls.server_name, &config.server_addr)?,
+            false => ClientTls::new(&Files::default(), "", &config.server_addr)?,
         };
+        let tls = tls.enable.then(|| quic_tls.clone());
         let environment = Loader::default().env;
         let upstream = transport.proxy_url.resolve(&environment, &config.server_addr, config.server_port);
+        let mut upstream = upstream.map_err(anyhow::Error::msg)?;
+        if transport.protocol == Protocol::Quic && upstream.take().is_some() {
+            tracing::info!("the proxy of the environment carries no QUIC, so it is not used");
+        }
         Ok(Settings {
             server: (config.server_addr.clone(), config.server_port),
             key: TokenKey::new(config.auth_token.expose()),
             tls,
-            upstream: upstream.map_err(anyhow::Error::msg)?,
+            quic_tls,
+            quic: transport.quic.clone(),
             proxy_tls: WebTls::new(Trust::System),
             // With TLS of our own inside, which decides who the server is, the one outside is but an envelope.
             web_tls: WebTls::new(if transport.tls.enable { Trust::Any } else { Trust::System }),
-            ways: Ways::new(transport.protocol),
+            ways: Ways::new(transport.protocol, upstream.is_some()),
+            dialling,
+            upstream,
             websocket_path: transport.websocket_path.clone(),
             websocket_host: transport.websocket_host.clone(),
             dialer: Dialer {

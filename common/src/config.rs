@@ -41,8 +41,8 @@ pub use shared::{Env, SECRET_VARIABLE, TOKEN_VARIABLE, read_secret_key, read_tok
 pub use types::{
     ClientConfig, ClientTls, ClientTransport, DEFAULT_DRAIN_TIMEOUT, DEFAULT_HEARTBEAT_INTERVAL,
     DEFAULT_HEARTBEAT_TIMEOUT, DEFAULT_PORT, DEFAULT_TCP_KEEPALIVE, DEFAULT_UDP_IDLE, Fallback, LogConfig,
-    LogFormat, LogLevel, LogTarget, NatTraversal, Protocol, ProxyConfig, ProxyKind, ServerConfig, ServerTls,
-    ServerTransport, StunConfig, VisitorConfig, VisitorKind, XtcpVisitor, full_name,
+    LogFormat, LogLevel, LogTarget, NatTraversal, Protocol, ProxyConfig, ProxyKind, QuicPorts, ServerConfig,
+    ServerTls, ServerTransport, StunConfig, VisitorConfig, VisitorKind, XtcpVisitor, full_name,
 };
 
 /// Loads a server's file with the process's environment; unknown keys are errors.

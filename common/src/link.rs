@@ -3,11 +3,13 @@
 //! * [`tcp`] dials and tunes sockets, [`upstream`] reaches through proxies, [`tls`] encrypts, [`websocket`] passes for a
 //!   web page, [`handshake`] logs in;
 //! * [`yamux`] multiplexes what comes out, and is the only file that knows the multiplexer;
-//! * [`quic`] makes links of their own kind, directly between two peers;
+//! * [`quic`] needs none of these: it makes links of its own kind, between client and server and directly between peers;
+//! * [`Carrier`] is either of the two before the login;
 //! * [`heartbeat`] keeps a link honest;
 //! * [`Link`] is what the session sees: streams to open, streams that the peer opened, and an end.
 
 mod buffered;
+mod carrier;
 mod datagram;
 pub mod handshake;
 pub mod heartbeat;
@@ -22,6 +24,7 @@ pub mod websocket;
 mod yamux;
 
 pub use buffered::{Io, LinkIo};
+pub use carrier::Carrier;
 pub(crate) use datagram::{OwnDatagram, Wait};
 pub use readahead::ReadAhead;
 

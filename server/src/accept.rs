@@ -1,11 +1,11 @@
-//! The server's own port: from an accepted connection to a link of a session.
+//! The server's own ports: from an accepted connection to a link of a session.
 //!
 //! Nothing but accepting happens in the accept loop. Each connection has a task with one deadline from its first byte
 //! to its login, and a place among the pending ones that a newcomer can claim when there are too many.
 
 mod opening;
 
-use self::opening::OpeningError;
+use self::opening::{Arrival, OpeningError};
 use crate::clients::{Clients, Judgement};
 use crate::control;
 use bytes::BytesMut;
@@ -15,12 +15,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tun_common::lifecycle::Tasks;
 use tun_common::limit::LoginFailures;
 use tun_common::link::handshake::{self, HandshakeError};
-use tun_common::link::{Link, LinkIo, Side, heartbeat, tcp};
+use tun_common::link::quic::tunnel::{Knock, Listener};
+use tun_common::link::{Carrier, Side, heartbeat, tcp};
 use tun_common::random;
 use tun_proto::admission::Admission;
 use tun_proto::limits::HANDSHAKE_DEADLINE;
@@ -55,7 +56,7 @@ struct Pending {
 
 /// A connection that may become a link.
 struct Newcomer {
-    io: Box<dyn LinkIo>,
+    carrier: Carrier,
     input: BytesMut,
     login: ServerLogin,
     peer: SocketAddr,
@@ -79,7 +80,7 @@ impl Gate {
                 }
             };
             match accepted {
-                Ok((stream, peer)) => self.admit(stream, peer),
+                Ok((stream, peer)) => self.admit(Arrival::Tcp(stream), peer),
                 Err(error) if tcp::is_out_of_resources(&error) => {
                     tracing::warn!("a connection cannot be accepted: {error}");
                     tokio::time::sleep(EXHAUSTED_PAUSE).await;
@@ -89,7 +90,24 @@ impl Gate {
         }
     }
 
-    fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+    /// Accepts connections over QUIC until the gate's tasks are stopped.
+    pub(crate) async fn serve_quic(self: Arc<Self>, listener: Arc<Listener>) {
+        while let Some(knock) = listener.accept().await {
+            self.consider(knock);
+        }
+    }
+
+    /// The address of a first packet may be forged: where many wait, that must be ruled out before it costs anything.
+    fn consider(self: &Arc<Self>, knock: Knock) {
+        let peer = knock.peer();
+        if !knock.is_validated() && self.lock().admission.is_crowded(peer.ip()) {
+            knock.validate();
+        } else {
+            self.admit(Arrival::Quic(Box::new(knock)), peer);
+        }
+    }
+
+    fn admit(self: &Arc<Self>, arrival: Arrival, peer: SocketAddr) {
         let evicted = CancellationToken::new();
         let ticket = {
             let mut pending = self.lock();
@@ -102,7 +120,7 @@ impl Gate {
         };
         let gate = self.clone();
         self.tasks.spawn(async move {
-            let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, gate.shake_hands(stream, peer));
+            let handshake = tokio::time::timeout(HANDSHAKE_DEADLINE, gate.shake_hands(arrival, peer));
             let newcomer = tokio::select! {
                 result = handshake => result.unwrap_or_else(|_| Err(Failure::Deadline)),
                 () = evicted.cancelled() => Err(Failure::Evicted),
@@ -124,21 +142,32 @@ impl Gate {
     /// Takes a connection as far as a complete login.
     async fn shake_hands(
         &self,
-        stream: TcpStream,
+        arrival: Arrival,
         peer: SocketAddr,
     ) -> Result<(Newcomer, Candidate), Failure> {
         let settings = &self.clients.settings;
-        tcp::tune(&stream, settings.keepalive)?;
-        let opening::Opening { io, input, exporter } = opening::open(settings, stream).await?;
+        let opening::Opening { carrier, input, exporter } = match arrival {
+            Arrival::Tcp(stream) => {
+                tcp::tune(&stream, settings.keepalive)?;
+                opening::open(settings, stream).await?
+            }
+            Arrival::Quic(knock) => Box::pin(opening::open_quic(settings, *knock)).await?,
+        };
         let certificate = exporter.map(|_| settings.tls.fingerprint());
         let login = ServerLogin::new(settings.key.clone(), exporter, random::bytes(), certificate);
-        let mut newcomer = Newcomer { io, input, login, peer };
-        let result = handshake::server(&mut *newcomer.io, &mut newcomer.input, &mut newcomer.login).await;
+        let misused = carrier.misused();
+        let mut newcomer = Newcomer { carrier, input, login, peer };
+        let login = handshake::server(newcomer.carrier.login(), &mut newcomer.input, &mut newcomer.login);
+        let result = tokio::select! {
+            biased;
+            result = login => result,
+            () = misused => return Err(Failure::Misused),
+        };
         match result {
             Ok(candidate) => Ok((newcomer, candidate)),
             Err(error) => {
                 newcomer.answer_stranger(&error).await;
-                Err(error.into())
+                Err(newcomer.carrier.explain(error).into())
             }
         }
     }
@@ -177,7 +206,7 @@ impl Gate {
                     max_links,
                     self.stun.clone(),
                 );
-                let sent = handshake::send(&mut *newcomer.io, newcomer.login.poll_transmit()).await;
+                let sent = handshake::send(newcomer.carrier.login(), newcomer.login.poll_transmit()).await;
                 if let (Err(_), _) | (_, Err(_)) = (accepted, &sent) {
                     tracing::info!("link from {peer} lost before it began");
                     if new.is_some() {
@@ -207,7 +236,7 @@ impl Gate {
         number: u32,
     ) {
         let peer = newcomer.peer;
-        let new = Link::over_yamux(newcomer.io, newcomer.input, Side::Acceptor, number, peer);
+        let new = newcomer.carrier.into_link(newcomer.input, Side::Acceptor, number, peer);
         let link = new.link.clone();
         let promised = Duration::from_millis(u64::from(candidate.hello.heartbeat_ms));
         let timeout = self.clients.settings.heartbeat_timeout;
@@ -278,11 +307,12 @@ impl Newcomer {
     /// Sends the last bytes and waits for the peer to close, because a close over unread bytes would reset the
     /// connection and take the answer with it.
     async fn part(&mut self, bytes: BytesMut) {
+        let io = self.carrier.login();
         let farewell = async {
-            handshake::send(&mut *self.io, bytes).await?;
-            self.io.shutdown().await?;
+            handshake::send(io, bytes).await?;
+            io.shutdown().await?;
             let mut rest = [0; 512];
-            while self.io.read(&mut rest).await? > 0 {}
+            while io.read(&mut rest).await? > 0 {}
             io::Result::Ok(())
         };
         let _ = tokio::time::timeout(REFUSAL_LINGER, farewell).await;
@@ -293,6 +323,7 @@ impl Newcomer {
 enum Failure {
     Deadline,
     Evicted,
+    Misused,
     Opening(OpeningError),
     Handshake(HandshakeError),
 }
@@ -319,7 +350,12 @@ impl Failure {
     /// Strangers knock at every public port; only what an operator can act on is more than a detail.
     fn report(&self, peer: SocketAddr) {
         match self {
-            Failure::Opening(OpeningError::Empty) => tracing::debug!("{peer} connected and closed"),
+            Failure::Opening(OpeningError::Empty | OpeningError::Gone) => {
+                tracing::debug!("{peer} connected and closed");
+            }
+            Failure::Misused => {
+                tracing::info!("handshake with {peer} ended: it left, or sent something else than a login");
+            }
             Failure::Evicted => {
                 tracing::warn!("handshake with {peer} ended: too many connections wait for their login");
             }

@@ -2,6 +2,7 @@
 
 use crate::accept::Gate;
 use crate::clients::Clients;
+use crate::quic;
 use crate::reflect;
 use crate::settings::Settings;
 use anyhow::Context;
@@ -28,12 +29,17 @@ pub(crate) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
     let listener = tcp::listen(settings.bind)
         .with_context(|| format!("cannot listen on {} (bindAddr, bindPort)", settings.bind))?;
     let address = listener.local_addr()?;
+    let ports = quic::bind(config.quic_ports, address)?;
     let reflecting = tasks.child();
-    let stun = reflect::start(&config.stun, address, &reflecting)?;
+    let stun = reflect::start(&config.stun, address, &ports, &reflecting)?;
+    let quic = quic::listen(&ports, &settings)?;
     let registry = Registry::new(config.allow_ports.clone(), config.max_ports_per_client);
     let clients = Clients::new(settings.clone(), registry, tasks.child());
     let accepting = tasks.child();
     let gate = Gate::new(clients.clone(), stun, tasks.child());
+    for listener in &quic {
+        accepting.spawn(gate.clone().serve_quic(listener.clone()));
+    }
     accepting.spawn(gate.serve(listener));
     tracing::info!("tuns {} listening on {address}", env!("CARGO_PKG_VERSION"));
     tracing::info!("certificate fingerprint (SHA-256) {}", settings.tls.fingerprint());
@@ -65,6 +71,7 @@ pub(crate) async fn run(config: &ServerConfig) -> anyhow::Result<()> {
         session.end("the server was stopped");
     }
     tasks.shut_down(LAST_DEADLINE).await;
+    quic::close(&quic).await;
     tracing::info!("stopped");
     Ok(())
 }

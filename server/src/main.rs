@@ -6,6 +6,7 @@ mod cli;
 mod clients;
 mod control;
 mod ingress;
+mod quic;
 mod reflect;
 mod relay;
 mod settings;

@@ -109,6 +109,10 @@ struct Planned {
 pub struct Pending(oneshot::Receiver<Instant>);
 
 impl Pending {
+    pub(crate) fn new(done: oneshot::Receiver<Instant>) -> Self {
+        Self(done)
+    }
+
     /// Waits until it has happened, and says when that was.
     pub async fn happened(self) -> Instant {
         within(crate::patience::transfer_patience(), "the planned fault", self.0)

@@ -16,6 +16,7 @@
 
 pub mod binaries;
 pub mod certs;
+pub mod datagram_forwarder;
 pub mod datagrams;
 pub mod dns;
 pub mod eventually;
@@ -32,6 +33,7 @@ pub mod pattern;
 pub mod private;
 pub mod program;
 pub mod proxy;
+pub mod quic;
 pub mod service;
 pub mod stall;
 pub mod stranger;

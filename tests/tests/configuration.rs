@@ -48,10 +48,9 @@ async fn values_that_cannot_be_are_refused_with_their_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_built_is_refused_by_name() {
-    verify(Launch::server(), "kcpBindPort = 7000\n").await.expect(2, &["kcpBindPort", "not supported"]);
+    verify(Launch::server(), "vhostHTTPPort = 7000\n").await.expect(2, &["vhostHTTPPort", "not supported"]);
     let http = "[[proxies]]\nname = \"web\"\ntype = \"http\"\nlocalPort = 80\n";
     verify(Launch::client(), http).await.expect(2, &["http", "not supported"]);
-    verify(Launch::client(), "transport.protocol = \"kcp\"\n").await.expect(2, &["kcp", "not supported"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

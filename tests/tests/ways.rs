@@ -369,7 +369,7 @@ mod over_a_websocket {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_wrong_token_is_refused_on_every_way() {
         let (net, _server, _forwarder) = served(Loopback::claim(), "").await;
-        for protocol in ["tcp", "websocket", "wss", "auto"] {
+        for protocol in ["tcp", "quic", "websocket", "wss", "auto"] {
             let lines = over(protocol) + "auth.token = \"wrong\"";
             let finished = Way::new(net.at(BIND_PORT), &lines).fails().await;
             finished.expect(3, &["auth.token must be the same on both sides"]);

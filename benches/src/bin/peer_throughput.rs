@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
 use tun_benches::Over;
 use tun_common::lifecycle::Tasks;
-use tun_common::link::quic::{self, Direct};
+use tun_common::link::quic::direct::{self, Direct};
 use tun_common::link::tls::PeerTls;
 use tun_common::random;
 use tun_common::session::{Handler, Local, Session};
@@ -205,9 +205,9 @@ fn start_session(
     drop((a, b));
     let accepted = receiver.spawn({
         let other = other.clone();
-        async move { quic::accept(accepting, &other).await }
+        async move { direct::accept(accepting, &other).await }
     });
-    let dialed = sender.block_on(quic::dial(dialing, &one))?;
+    let dialed = sender.block_on(direct::dial(dialing, &one))?;
     let accepted = receiver.block_on(accepted)??;
     let id = random::id();
     let (source, _) = Session::new(id, Arc::new(Sink(Arc::default())), 16, Tasks::new());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tun_common::lifecycle::Tasks;
 use tun_common::link::NewLink;
-use tun_common::link::quic::{self, Direct};
+use tun_common::link::quic::direct::{self, Direct};
 use tun_common::link::tls::PeerTls;
 use tun_proto::p2p::punch::{PunchMessage, Role};
 use tun_proto::wire::login::Bytes32;
@@ -92,8 +92,8 @@ async fn meet(
         peer: certificate.ok_or(AttemptError::PeerGone)?,
     };
     let new = match role {
-        Role::Initiator => quic::dial(direct, &tls).await,
-        Role::Responder => quic::accept(direct, &tls).await,
+        Role::Initiator => direct::dial(direct, &tls).await,
+        Role::Responder => direct::accept(direct, &tls).await,
     };
     let new = new.map_err(AttemptError::Handshake)?;
     if let Some(mapping) = won.mapping {

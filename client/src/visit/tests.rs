@@ -60,7 +60,7 @@ fn bench(xtcp: XtcpVisitor, idle: Duration, fallback: Option<Fallback>) -> Bench
     let server = watch::Sender::new(None);
     let visitor = Visitor {
         config,
-        settings: Arc::new(Settings::new(&ClientConfig::default()).unwrap()),
+        settings: Arc::new(Settings::new(&ClientConfig::default(), Tasks::new()).unwrap()),
         timing: Timing { patience: SHORT, idle },
         server: server.subscribe(),
         surroundings: Arc::new(Surroundings::new(&ClientConfig::default(), &tasks)),

@@ -4,7 +4,7 @@
 //! the cap the oldest is shown out and not the newcomer: a stalled handshake grows old, an honest one is over in a
 //! few round trips, so flooding the server with connections that say nothing keeps nobody out.
 
-use crate::limits::{MAX_PENDING_HANDSHAKES, MAX_PENDING_PER_ADDRESS};
+use crate::limits::{MAX_PENDING_HANDSHAKES, MAX_PENDING_PER_ADDRESS, UNPROVEN_HANDSHAKES};
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -46,6 +46,14 @@ impl Admission {
         self.pending.insert(ticket, key);
         self.by_address.entry(key).or_default().insert(ticket, ());
         Admitted { ticket, evicted }
+    }
+
+    /// Whether a newcomer whose address may be forged has to prove it before it gets a place: otherwise a few forged
+    /// packets would take places, and those of somebody else.
+    pub fn is_crowded(&self, address: IpAddr) -> bool {
+        let (of_address, in_all) = UNPROVEN_HANDSHAKES;
+        let waiting = self.by_address.get(&network(address)).map_or(0, BTreeMap::len);
+        waiting >= of_address || self.pending.len() >= in_all
     }
 
     /// A connection logged in, gave up or was shown out.
@@ -114,6 +122,20 @@ mod tests {
             admission.leave(ticket);
         }
         assert!(admission.is_empty() && admission.by_address.is_empty());
+    }
+
+    #[test]
+    fn addresses_are_doubted_where_many_wait() {
+        let (of_address, in_all) = UNPROVEN_HANDSHAKES;
+        let mut admission = Admission::default();
+        let tickets: Vec<_> = (0..of_address).map(|_| admission.enter(v4(1)).ticket).collect();
+        assert!(admission.is_crowded(v4(1)) && !admission.is_crowded(v4(2)));
+        admission.leave(tickets[0]);
+        assert!(!admission.is_crowded(v4(1)));
+        for i in 0..in_all as u32 {
+            admission.enter(v4(100 + i));
+        }
+        assert!(admission.is_crowded(v4(2)));
     }
 
     #[test]

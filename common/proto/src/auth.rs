@@ -103,6 +103,12 @@ impl TokenKey {
         SessionSecret(Zeroizing::new(self.mac(b"tun session secret v1", &[&transcript.0]).0))
     }
 
+    /// A secret of this side alone for another purpose, which `place` tells apart from the same one elsewhere. It is the
+    /// same for everybody who has the same token.
+    pub fn own_secret(&self, purpose: &[u8], place: &[u8]) -> [u8; 32] {
+        self.mac(b"tun own secret v1", &[purpose, place]).0
+    }
+
     fn mac(&self, label: &[u8], parts: &[&[u8]]) -> Bytes32 {
         let mut out = [0; 32];
         out.copy_from_slice(hmac::sign(&self.0, &message(label, parts)).as_ref());

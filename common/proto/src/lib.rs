@@ -12,6 +12,7 @@
 //! * [`tunnels`]: how many data tunnels a client holds and where a new stream goes.
 //! * [`admission`]: which unauthenticated connections may wait, and which must go.
 //! * [`backoff`]: when to try again.
+//! * [`race`]: which of several ways to the server is tried when, and which is taken.
 //! * [`datagram`]: the flows of UDP services, and what waits for a link.
 //! * [`p2p`]: how two peers find a path to each other.
 //! * [`limits`]: every number of the protocol, with its reason.
@@ -22,6 +23,7 @@ pub mod backoff;
 pub mod datagram;
 pub mod limits;
 pub mod p2p;
+pub mod race;
 pub mod registry;
 pub mod session;
 pub mod tunnels;

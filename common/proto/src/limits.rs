@@ -98,6 +98,10 @@ pub const MAX_PENDING_HANDSHAKES: usize = 512;
 /// Connections of one address (IPv6: one /64) that may be in their handshake at once.
 pub const MAX_PENDING_PER_ADDRESS: usize = 128;
 
+/// Connections in their handshake, of one address (IPv6: one /64) and in all, from which on a newcomer has to show that it
+/// is where it says, if the transport leaves that open. An honest client has a few, for some round trips.
+pub const UNPROVEN_HANDSHAKES: (usize, usize) = (8, 64);
+
 /// Failed logins an address may make at once before it is refused.
 pub const LOGIN_FAILURE_BURST: u32 = 5;
 

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use crate::link::upstream::Choice;
+
 use super::{
     ClientConfig, ClientTls, ClientTransport, Env, Loader, Protocol,
     check::{check, field},
@@ -15,7 +17,9 @@ use super::{
     read::read,
     schema::Section,
     services::Services,
-    shared::{certificate_pair, host, keepalive, log, path, seconds, seconds_or_none, token, websocket_path},
+    shared::{
+        certificate_pair, host, keepalive, log, path, quic, seconds, seconds_or_none, token, websocket_path,
+    },
     tree::{Node, Value},
 };
 
@@ -37,7 +41,8 @@ pub(super) fn decode(tree: &Node, loader: &Loader, report: &mut Report) -> Clien
     let default = ClientConfig::default();
     let transport = transport(section, report);
     let user = section.text("user").unwrap_or_default();
-    let mut services = Services::new(start(tree), user, transport.tls.enable);
+    let encrypted = transport.tls.enable || transport.protocol == Protocol::Quic;
+    let mut services = Services::new(start(tree), user, encrypted);
     services.add(section, report);
     include(section, &loader.env, &mut services, report);
     services.check_fallbacks(report);
@@ -70,11 +75,21 @@ fn warn(config: &ClientConfig, report: &mut Report) {
     }
     let tls = &config.transport.tls;
     let unused = [&tls.cert_file, &tls.key_file, &tls.trusted_ca_file].into_iter().any(Option::is_some);
-    if !tls.enable && (unused || !tls.server_name.is_empty()) {
-        report.warning(
+    let unused = unused || !tls.server_name.is_empty();
+    match config.transport.protocol {
+        _ if tls.enable => {}
+        Protocol::Quic => {
+            report.warning(None, "`transport.tls.enable` is false and has no effect: QUIC is always encrypted")
+        }
+        Protocol::Auto if unused => report.warning(
+            None,
+            "`transport.tls.enable` is false: the other keys of `transport.tls` have no effect but over QUIC, which is always encrypted",
+        ),
+        _ if unused => report.warning(
             None,
             "`transport.tls.enable` is false: the other keys of `transport.tls` have no effect",
-        );
+        ),
+        _ => {}
     }
 }
 
@@ -130,8 +145,22 @@ fn transport(section: Section<'_>, report: &mut Report) -> ClientTransport {
         );
         report.problem(line, message);
     }
+    // A URL may hold a password, so the message does not repeat it.
+    let proxy_url = parsed(section, "transport.proxyURL", report, str::parse).unwrap_or_default();
+    let protocol = section.text("transport.protocol");
+    if let (Some(protocol @ ("quic" | "kcp")), Choice::Through(_)) = (protocol, &proxy_url) {
+        let line = section.line("transport.proxyURL");
+        report.problem(
+            line,
+            format!(
+                "`transport.proxyURL`: no proxy carries `transport.protocol` = {protocol:?}, which is UDP; \"auto\" takes what the proxy carries"
+            ),
+        );
+    }
     ClientTransport {
-        protocol: match section.text("transport.protocol") {
+        protocol: match protocol {
+            // One protocol serves both names.
+            Some("quic" | "kcp") => Protocol::Quic,
             Some("websocket") => Protocol::WebSocket,
             Some("wss") => Protocol::Wss,
             Some("auto") => Protocol::Auto,
@@ -148,13 +177,13 @@ fn transport(section: Section<'_>, report: &mut Report) -> ClientTransport {
         connect_server_local_ip: parsed(section, "transport.connectServerLocalIP", report, |text| {
             text.parse().map_err(|_| format!("must be an IP address of this machine, not {text:?}"))
         }),
-        // A URL may hold a password, so the message does not repeat it.
-        proxy_url: parsed(section, "transport.proxyURL", report, str::parse).unwrap_or_default(),
+        proxy_url,
         tcp_mux: section.bool("transport.tcpMux").unwrap_or(default.tcp_mux),
         heartbeat_interval: interval,
         heartbeat_timeout: timeout,
         max_tunnels: section.int("transport.maxTunnels").map_or(default.max_tunnels, |n| n as u8),
         drain_timeout: seconds_or_none(section, "transport.drainTimeout", default.drain_timeout),
+        quic: quic(section),
         tls: ClientTls {
             enable: section.bool("transport.tls.enable").unwrap_or(default.tls.enable),
             cert_file: path(section, "transport.tls.certFile"),

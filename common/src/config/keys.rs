@@ -16,8 +16,8 @@ pub(super) static SERVER: &[Key] = &[
     used("auth", Section(AUTH_SERVER)),
     used("bindAddr", Text),
     used("bindPort", PORT),
-    later("kcpBindPort", PORT),
-    later("quicBindPort", PORT),
+    used("kcpBindPort", PORT),
+    used("quicBindPort", PORT),
     used("proxyBindAddr", Text),
     later("vhostHTTPPort", PORT),
     later("vhostHTTPTimeout", PAUSE),
@@ -53,7 +53,7 @@ const TRANSPORT_SERVER: &[Key] = &[
     used("tcpKeepalive", SECONDS),
     covered("maxPoolCount", Int(0, 1_000_000)),
     used("heartbeatTimeout", SECONDS),
-    later("quic", Section(QUIC)),
+    used("quic", Section(QUIC)),
     used("tls", Section(TLS_SERVER)),
     used("maxTunnelsPerClient", Int(1, 64)),
     used("drainTimeout", PAUSE),
@@ -92,7 +92,7 @@ pub(super) static CLIENT: &[Key] = &[
 pub(super) static INCLUDED: &[Key] = &[PROXIES, VISITORS];
 
 const TRANSPORT_CLIENT: &[Key] = &[
-    used("protocol", OneOf(&["tcp", "websocket", "wss", "auto"], &["kcp", "quic"])),
+    used("protocol", OneOf(&["tcp", "quic", "kcp", "websocket", "wss", "auto"], &[])),
     covered("wireProtocol", OneOf(&["v1", "v2"], &[])),
     used("dialServerTimeout", PAUSE),
     used("dialServerKeepalive", SECONDS),
@@ -101,7 +101,7 @@ const TRANSPORT_CLIENT: &[Key] = &[
     covered("poolCount", Int(0, 1_000_000)),
     used("tcpMux", Bool),
     covered("tcpMuxKeepaliveInterval", SECONDS),
-    later("quic", Section(QUIC)),
+    used("quic", Section(QUIC)),
     used("heartbeatInterval", SECONDS),
     used("heartbeatTimeout", SECONDS),
     used("tls", Section(TLS_CLIENT)),
@@ -209,9 +209,9 @@ const SSH_GATEWAY: &[Key] = &[
 ];
 
 const QUIC: &[Key] = &[
-    later("keepalivePeriod", PAUSE),
-    later("maxIdleTimeout", PAUSE),
-    later("maxIncomingStreams", Int(0, i64::MAX)),
+    used("keepalivePeriod", PAUSE),
+    used("maxIdleTimeout", PAUSE),
+    used("maxIncomingStreams", Int(0, i64::MAX)),
 ];
 
 const HTTP_PLUGIN: &[Key] = &[

@@ -3,11 +3,13 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Loader, ServerConfig, ServerTls, ServerTransport, StunConfig,
+    Loader, QuicPorts, ServerConfig, ServerTls, ServerTransport, StunConfig,
     keys::SERVER,
     problem::Report,
     schema::Section,
-    shared::{certificate_pair, host, keepalive, log, path, seconds, seconds_or_none, token, websocket_path},
+    shared::{
+        certificate_pair, host, keepalive, log, path, quic, seconds, seconds_or_none, token, websocket_path,
+    },
     tree::Node,
 };
 
@@ -19,6 +21,10 @@ pub(super) fn decode(tree: &Node, loader: &Loader, report: &mut Report) -> Serve
         proxy_bind_addr: host(section, "proxyBindAddr", "", report).unwrap_or_else(|| bind_addr.clone()),
         bind_addr,
         bind_port: section.given_int("bindPort").map_or(default.bind_port, |port| port as u16),
+        quic_ports: QuicPorts {
+            quic: section.int("quicBindPort").unwrap_or(0) as u16,
+            kcp: section.int("kcpBindPort").unwrap_or(0) as u16,
+        },
         auth_token: token(section, loader, report),
         user_conn_timeout: seconds(section, "userConnTimeout", default.user_conn_timeout),
         detailed_errors_to_client: section.bool("detailedErrorsToClient").unwrap_or(true),
@@ -87,6 +93,7 @@ fn transport(section: Section<'_>, report: &mut Report) -> ServerTransport {
             trusted_ca_file,
         },
         websocket_path: websocket_path(section, report).unwrap_or(default.websocket_path),
+        quic: quic(section),
     }
 }
 

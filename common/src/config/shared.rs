@@ -10,6 +10,8 @@ use std::{
 
 use zeroize::Zeroizing;
 
+use crate::link::quic::tunnel::Options;
+
 use super::{
     Loader, LogConfig, LogFormat, LogLevel, LogTarget, Secret, problem::Report, schema::Section, tree::join,
 };
@@ -148,6 +150,18 @@ pub(super) fn host(section: Section<'_>, key: &str, path: &str, report: &mut Rep
         );
     }
     Some(text.trim_start_matches('[').trim_end_matches(']').to_owned())
+}
+
+/// How tunnels over QUIC behave.
+pub(super) fn quic(section: Section<'_>) -> Options {
+    let default = Options::default();
+    Options {
+        keep_alive: seconds(section, "transport.quic.keepalivePeriod", default.keep_alive),
+        idle_timeout: seconds(section, "transport.quic.maxIdleTimeout", default.idle_timeout),
+        max_streams: section
+            .int("transport.quic.maxIncomingStreams")
+            .map_or(default.max_streams, |n| u32::try_from(n).unwrap_or(u32::MAX)),
+    }
 }
 
 /// Where the tunnel is on a web server.

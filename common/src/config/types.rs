@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::{BandwidthLimit, Secret};
+use crate::link::quic::tunnel::Options;
 use crate::link::upstream::Choice;
 use crate::link::websocket::DEFAULT_PATH;
 use tun_proto::limits::FLOW_IDLE;
@@ -18,8 +19,10 @@ use tun_proto::limits::FLOW_IDLE;
 pub struct ServerConfig {
     /// Where clients connect: an IP address; `::` listens on both families.
     pub bind_addr: String,
-    /// Port of the above. 0 takes any free port, which the log then announces.
+    /// Port of the above, TCP and, for QUIC and STUN, UDP. 0 takes any free port, which the log then announces.
     pub bind_port: u16,
+    /// Further UDP ports at which clients connect by QUIC.
+    pub quic_ports: QuicPorts,
     /// Address of the public ports of the proxies.
     pub proxy_bind_addr: String,
     /// What clients must prove to know; empty admits everyone who also has none.
@@ -38,6 +41,15 @@ pub struct ServerConfig {
     pub log: LogConfig,
     /// How tunnels behave.
     pub transport: ServerTransport,
+}
+
+/// The part of [`ServerConfig`] about QUIC's ports. 0: none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QuicPorts {
+    /// `quicBindPort`.
+    pub quic: u16,
+    /// `kcpBindPort`: frp has a protocol of its own there.
+    pub kcp: u16,
 }
 
 /// The part of [`ServerConfig`] about STUN.
@@ -68,7 +80,7 @@ pub struct ServerTransport {
     pub tcp_keepalive: Option<Duration>,
     /// A client silent for this long is taken for gone.
     pub heartbeat_timeout: Duration,
-    /// TCP connections one client may open for its tunnels (1 to 64).
+    /// Connections one client may open for its tunnels (1 to 64).
     pub max_tunnels_per_client: u8,
     /// Time that open streams get to finish when the server stops.
     pub drain_timeout: Duration,
@@ -78,6 +90,8 @@ pub struct ServerTransport {
     pub tls: ServerTls,
     /// Path at which web servers on the way find the tunnel.
     pub websocket_path: String,
+    /// How tunnels over QUIC behave.
+    pub quic: Options,
 }
 
 /// The server's side of TLS.
@@ -149,10 +163,12 @@ pub struct ClientTransport {
     pub heartbeat_interval: Duration,
     /// A server silent for this long is taken for gone.
     pub heartbeat_timeout: Duration,
-    /// TCP connections to the server at most (1 to 64).
+    /// Connections to the server at most (1 to 64).
     pub max_tunnels: u8,
     /// Time that open streams get to finish when the client stops.
     pub drain_timeout: Duration,
+    /// How tunnels over QUIC behave.
+    pub quic: Options,
     /// Certificates.
     pub tls: ClientTls,
 }
@@ -163,6 +179,8 @@ pub enum Protocol {
     /// A TCP connection.
     #[default]
     Tcp,
+    /// QUIC, over UDP.
+    Quic,
     /// A WebSocket.
     WebSocket,
     /// A WebSocket in TLS, as web servers speak it.
@@ -422,6 +440,7 @@ impl Default for ServerConfig {
         Self {
             bind_addr: "0.0.0.0".to_owned(),
             bind_port: DEFAULT_PORT,
+            quic_ports: QuicPorts::default(),
             proxy_bind_addr: "0.0.0.0".to_owned(),
             auth_token: Secret::default(),
             user_conn_timeout: Duration::from_secs(10),
@@ -446,6 +465,7 @@ impl Default for ServerTransport {
             max_streams_per_client: 16_384,
             tls: ServerTls::default(),
             websocket_path: DEFAULT_PATH.to_owned(),
+            quic: Options::default(),
         }
     }
 }
@@ -486,6 +506,7 @@ impl Default for ClientTransport {
             heartbeat_timeout: DEFAULT_HEARTBEAT_TIMEOUT,
             max_tunnels: 4,
             drain_timeout: DEFAULT_DRAIN_TIMEOUT,
+            quic: Options::default(),
             tls: ClientTls::default(),
         }
     }

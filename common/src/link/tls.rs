@@ -36,6 +36,9 @@ const PEER_FRAGMENT: usize = PEER_RECORD + 5;
 /// What two peers agree to speak over a direct connection.
 const DIRECT_ALPN: &[u8] = b"tun/1";
 
+/// What client and server agree to speak over QUIC.
+const TUNNEL_ALPN: &[u8] = b"tun-tunnel/1";
+
 /// What can be wrong with the configured files.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -96,6 +99,7 @@ pub enum Accepted {
 #[derive(Clone)]
 pub struct ServerTls {
     tunnel: Arc<rustls::ServerConfig>,
+    quic: Arc<rustls::ServerConfig>,
     web: Arc<rustls::ServerConfig>,
     fingerprint: Bytes32,
 }
@@ -132,12 +136,19 @@ impl ServerTls {
         let mut config = builder.with_single_cert(chain, key)?;
         // A ticket that the client never reads turns its close into a reset, which can cost the last bytes.
         config.send_tls13_tickets = 0;
-        Ok(ServerTls { tunnel: Arc::new(config), web: Arc::new(web), fingerprint })
+        let mut quic = config.clone();
+        quic.alpn_protocols = vec![TUNNEL_ALPN.to_vec()];
+        Ok(ServerTls { tunnel: Arc::new(config), quic: Arc::new(quic), web: Arc::new(web), fingerprint })
     }
 
     /// Fingerprint (SHA-256) of the server's certificate.
     pub fn fingerprint(&self) -> Bytes32 {
         self.fingerprint
+    }
+
+    /// The same, for a handshake within QUIC.
+    pub(super) fn quic(&self) -> Arc<rustls::ServerConfig> {
+        self.quic.clone()
     }
 
     /// Takes the server's part in a handshake; `ahead` was read from the stream already. Not cancellation safe: the
@@ -171,6 +182,7 @@ impl ServerTls {
 #[derive(Clone)]
 pub struct ClientTls {
     connector: TlsConnector,
+    quic: Arc<rustls::ClientConfig>,
     name: ServerName<'static>,
 }
 
@@ -215,8 +227,20 @@ impl ClientTls {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
         };
+        let mut quic = config.clone();
+        quic.alpn_protocols = vec![TUNNEL_ALPN.to_vec()];
         config.max_fragment_size = max_fragment;
-        Ok(ClientTls { connector: TlsConnector::from(Arc::new(config)), name })
+        Ok(ClientTls { connector: TlsConnector::from(Arc::new(config)), quic: Arc::new(quic), name })
+    }
+
+    /// The same, for a handshake within QUIC.
+    pub(super) fn quic(&self) -> Arc<rustls::ClientConfig> {
+        self.quic.clone()
+    }
+
+    /// What the server's certificate must name, if it is looked at.
+    pub(super) fn name(&self) -> String {
+        self.name.to_str().into_owned()
     }
 
     /// Takes the client's part in a handshake. Not cancellation safe: the connection is lost.
@@ -350,7 +374,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn fingerprint(certificate: &CertificateDer<'_>) -> Bytes32 {
+pub(super) fn fingerprint(certificate: &CertificateDer<'_>) -> Bytes32 {
     let mut out = [0; 32];
     out.copy_from_slice(digest::digest(&digest::SHA256, certificate).as_ref());
     Bytes32(out)

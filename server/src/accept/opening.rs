@@ -9,9 +9,10 @@ use bytes::BytesMut;
 use std::io;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tun_common::link::quic::tunnel::Knock;
 use tun_common::link::tls::{Accepted, Secured};
 use tun_common::link::websocket::{self, WebSocketError};
-use tun_common::link::{Io, LinkIo, ReadAhead};
+use tun_common::link::{Carrier, Io, ReadAhead};
 use tun_proto::wire::preface;
 
 /// Bytes asked for to tell what begins.
@@ -22,7 +23,7 @@ const GET: &[u8] = b"GET ";
 
 /// A connection on which the login comes next.
 pub(super) struct Opening {
-    pub(super) io: Box<dyn LinkIo>,
+    pub(super) carrier: Carrier,
     /// Bytes of the login that have been read already.
     pub(super) input: BytesMut,
     /// Of our own TLS, if there is any.
@@ -34,10 +35,14 @@ pub(super) struct Opening {
 pub(super) enum OpeningError {
     #[error("it closed")]
     Empty,
+    #[error("it went away")]
+    Gone,
     #[error("it does not use TLS of its own, which transport.tls.force demands")]
     Plain,
     #[error("TLS: {0}")]
     Tls(io::Error),
+    #[error("QUIC: {0}")]
+    Quic(io::Error),
     #[error(transparent)]
     WebSocket(#[from] WebSocketError),
     #[error("it asked for the web in TLS, and then spoke something else than HTTP")]
@@ -53,6 +58,25 @@ enum First {
     Tls,
     Http,
     Other,
+}
+
+/// Somebody who wants to connect.
+pub(super) enum Arrival {
+    Tcp(TcpStream),
+    Quic(Box<Knock>),
+}
+
+/// Takes somebody who connects over QUIC as far as the login. Not cancellation safe: the connection is lost.
+pub(super) async fn open_quic(settings: &Settings, knock: Knock) -> Result<Opening, OpeningError> {
+    match knock.accept(&settings.tls).await {
+        Ok(Secured { stream, exporter, .. }) => {
+            let carrier = Carrier::Quic(Box::new(stream));
+            Ok(Opening { carrier, input: BytesMut::new(), exporter: Some(exporter) })
+        }
+        // Another way was faster, and this one is not needed any more.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Err(OpeningError::Gone),
+        Err(error) => Err(OpeningError::Quic(error)),
+    }
 }
 
 /// Takes a connection as far as the login. Not cancellation safe: the connection is lost.
@@ -82,7 +106,7 @@ async fn encrypted(settings: &Settings, stream: TcpStream, input: BytesMut) -> R
             // Web servers on the way may speak TLS to us without saying what for.
             match first(&mut stream, &mut input).await? {
                 First::Http => Box::pin(inside(settings, stream, input)).await,
-                _ => Ok(Opening { io: stream, input, exporter: Some(exporter) }),
+                _ => Ok(Opening { carrier: Carrier::Stream(stream), input, exporter: Some(exporter) }),
             }
         }
     }
@@ -103,7 +127,8 @@ async fn inside<S: Io + 'static>(
         First::Tls => match settings.tls.accept(stream, input).await.map_err(OpeningError::Tls)? {
             Accepted::Web(_) => Err(OpeningError::NoWeb),
             Accepted::Tunnel(Secured { stream, exporter, .. }) => {
-                Ok(Opening { io: stream, input: BytesMut::new(), exporter: Some(exporter) })
+                let carrier = Carrier::Stream(stream);
+                Ok(Opening { carrier, input: BytesMut::new(), exporter: Some(exporter) })
             }
         },
     }
@@ -113,7 +138,8 @@ fn plain<S: Io + 'static>(settings: &Settings, stream: S, input: BytesMut) -> Re
     if settings.force_tls {
         return Err(OpeningError::Plain);
     }
-    Ok(Opening { io: Box::new(ReadAhead::new(stream)), input, exporter: None })
+    let carrier = Carrier::Stream(Box::new(ReadAhead::new(stream)));
+    Ok(Opening { carrier, input, exporter: None })
 }
 
 /// Reads until it is clear what begins.

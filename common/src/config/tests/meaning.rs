@@ -4,10 +4,14 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::*;
+use crate::link::quic::tunnel::Options;
 
 const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
+
+/// What the files of these tests say.
+const QUIC: Options = Options { keep_alive: seconds(5), idle_timeout: seconds(20), max_streams: 100 };
 
 #[test]
 fn an_empty_file_is_all_defaults() {
@@ -23,6 +27,8 @@ fn every_key_of_a_server_arrives() {
         r#"
         bindAddr = "::"
         bindPort = 7001
+        quicBindPort = 7002
+        kcpBindPort = 7003
         proxyBindAddr = "127.0.0.1"
         userConnTimeout = 4
         detailedErrorsToClient = false
@@ -40,11 +46,13 @@ fn every_key_of_a_server_arrives() {
         maxStreamsPerClient = 100
         tls = { certFile = "c", keyFile = "k", trustedCaFile = "ca" }
         websocket.path = "/tunnel"
+        quic = { keepalivePeriod = 5, maxIdleTimeout = 20, maxIncomingStreams = 100 }
         "#,
     );
     let want = ServerConfig {
         bind_addr: "::".into(),
         bind_port: 7001,
+        quic_ports: QuicPorts { quic: 7002, kcp: 7003 },
         proxy_bind_addr: "127.0.0.1".into(),
         auth_token: Secret::new("secret"),
         user_conn_timeout: seconds(4),
@@ -72,6 +80,7 @@ fn every_key_of_a_server_arrives() {
             drain_timeout: seconds(0),
             max_streams_per_client: 100,
             websocket_path: "/tunnel".into(),
+            quic: QUIC,
             tls: ServerTls {
                 force: true, // because of the CA
                 cert_file: Some("c".into()),
@@ -108,6 +117,7 @@ fn every_key_of_a_client_arrives() {
         heartbeatTimeout = 4
         maxTunnels = 1
         drainTimeout = 2
+        quic = { keepalivePeriod = 5, maxIdleTimeout = 20, maxIncomingStreams = 100 }
         tls = { enable = false, certFile = "c", keyFile = "k", trustedCaFile = "ca", serverName = "n" }
         [[proxies]]
         name = "web"
@@ -144,6 +154,7 @@ fn every_key_of_a_client_arrives() {
             heartbeat_timeout: seconds(4),
             max_tunnels: 1,
             drain_timeout: seconds(2),
+            quic: QUIC,
             tls: ClientTls {
                 enable: false,
                 cert_file: Some("c".into()),
@@ -402,7 +413,7 @@ fn what_is_always_so_may_be_asked_for() {
 #[test]
 fn keys_that_are_not_built_may_say_that_they_are_off() {
     server(
-        "kcpBindPort = 0\nsubDomainHost = ''\nenablePrometheus = false\nwebServer = { port = 0, user = '' }",
+        "vhostHTTPPort = 0\nkcpBindPort = 0\nsubDomainHost = ''\nenablePrometheus = false\nwebServer = { port = 0, user = '' }",
     );
     client(&format!("dnsServer = ''\nvisitors = []\n{PROXY}healthCheck.type = ''\nplugin = {{}}"));
 }
@@ -472,7 +483,7 @@ fn unknown_keys_are_only_warnings_when_asked() {
     let [warning] = &loaded.warnings[..] else { panic!("one warning") };
     assert!(warning.line == Some(2) && warning.message.contains("did you mean `bindPort`"), "{warning}");
     // What is known and not built is still refused, and so are wrong values.
-    assert!(tolerant.server_from_str("kcpBindPort = 1").is_err());
+    assert!(tolerant.server_from_str("vhostHTTPPort = 1").is_err());
     assert!(tolerant.server_from_str("bindPort = -1").is_err());
 }
 
@@ -499,4 +510,35 @@ fn services_of_datagrams_mean_what_they_say() {
     // Every size passes, whatever these say.
     client("udpPacketSize = 1500");
     server("udpPacketSize = 1500");
+}
+
+#[test]
+fn quic_has_two_names_and_the_defaults_of_frp() {
+    for protocol in ["quic", "kcp"] {
+        let text =
+            format!("transport.protocol = '{protocol}'\ntransport.quic.maxIncomingStreams = 9_000_000_000");
+        let transport = client(&text).transport;
+        assert_eq!((transport.protocol, transport.quic.max_streams), (Protocol::Quic, u32::MAX));
+    }
+    let zeroes = "[transport.quic]\nkeepalivePeriod = 0\nmaxIdleTimeout = 0\nmaxIncomingStreams = 0";
+    let want = Options { keep_alive: seconds(10), idle_timeout: seconds(30), max_streams: 100_000 };
+    assert_eq!(client(zeroes).transport.quic, want);
+}
+
+#[test]
+fn quic_is_always_encrypted_and_says_so() {
+    let warnings = |text: &str| -> Vec<String> {
+        let loaded =
+            loader().client_from_str(&format!("auth.token = 'x'\ntransport.tls.enable = false\n{text}"));
+        loaded.unwrap().warnings.iter().map(ToString::to_string).collect()
+    };
+    let said = warnings("transport.protocol = 'quic'");
+    assert!(said.len() == 1 && said[0].contains("QUIC is always encrypted"), "{said:?}");
+    assert_eq!(warnings("transport.protocol = 'auto'"), Vec::<String>::new());
+    let said = warnings("transport.protocol = 'auto'\ntransport.tls.serverName = 'x'");
+    assert!(said.len() == 1 && said[0].contains("but over QUIC"), "{said:?}");
+    let encrypted = format!(
+        "transport.protocol = 'quic'\ntransport.tls.enable = false{PROXY}transport.useEncryption = true"
+    );
+    assert_eq!(client(&encrypted).proxies.len(), 1);
 }

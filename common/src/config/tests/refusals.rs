@@ -52,8 +52,6 @@ fn unknown_keys_come_with_the_best_guess() {
 #[test]
 fn what_is_not_built_is_refused_by_name() {
     for (text, name) in [
-        ("kcpBindPort = 7000", "`kcpBindPort`"),
-        ("quicBindPort = 7000", "`quicBindPort`"),
         ("vhostHTTPPort = 80", "`vhostHTTPPort`"),
         ("subdomainHost = 'x'", "`subDomainHost`"),
         ("enablePrometheus = true", "`enablePrometheus`"),
@@ -63,17 +61,11 @@ fn what_is_not_built_is_refused_by_name() {
         ("sshTunnelGateway.bindPort = 1", "`sshTunnelGateway`"),
         ("[[httpPlugins]]\nname = 'x'", "`httpPlugins`"),
         ("featureGates = { VirtualNet = true }", "`featureGates`"),
-        ("transport.quic.keepalivePeriod = 1", "`transport.quic`"),
     ] {
         let (_, message) = only(server_problems(text));
         assert_eq!(message, format!("{name} is not supported by this version of tun"));
     }
-    for (text, name) in [
-        ("transport.protocol = 'kcp'", "`transport.protocol` = \"kcp\""),
-        ("transport.protocol = 'quic'", "`transport.protocol` = \"quic\""),
-        ("store.path = 'x'", "`store`"),
-        ("virtualNet.address = 'x'", "`virtualNet`"),
-    ] {
+    for (text, name) in [("store.path = 'x'", "`store`"), ("virtualNet.address = 'x'", "`virtualNet`")] {
         let (_, message) = only(client_problems(text));
         assert_eq!(message, format!("{name} is not supported by this version of tun"));
     }
@@ -406,7 +398,7 @@ fn the_way_to_the_server_is_checked_without_showing_a_password() {
         ("transport.proxyURL = 'ntlm://me:hush@x'", "the scheme \"ntlm\", which is not supported"),
         ("transport.proxyURL = 'socks5://me:hush@'", "is not a URL"),
         ("dnsServer = 'dns.example'", "must be an IP address, perhaps with a port, not \"dns.example\""),
-        ("transport.protocol = 'ws'", "one of tcp, websocket, wss, auto"),
+        ("transport.protocol = 'ws'", "one of tcp, quic, kcp, websocket, wss, auto"),
         ("transport.websocket.path = 'tunnel'", "must be a path such as"),
         ("transport.websocket.path = '/a b'", "must be a path such as"),
         ("transport.websocket.host = 'http://x'", "must be a host name"),
@@ -428,5 +420,21 @@ fn stun_needs_an_address_and_two_ports() {
         ("[stun]\nport = 1\naltPort = 1", "`stun.altPort` must be another port than `stun.port`"),
     ] {
         assert_eq!(only(server_problems(text)).1, problem);
+    }
+}
+
+#[test]
+fn quic_goes_through_no_proxy() {
+    for protocol in ["quic", "kcp"] {
+        let text = format!("transport.protocol = '{protocol}'\ntransport.proxyURL = 'http://me:hush@proxy'");
+        let (line, message) = only(client_problems(&text));
+        assert_eq!(line, 2);
+        assert!(message.contains(&format!("`transport.protocol` = \"{protocol}\"")), "{message}");
+        assert!(!message.contains("hush"), "{message}");
+    }
+    for text in
+        ["transport.protocol = 'quic'\ntransport.proxyURL = 'direct'", "transport.proxyURL = 'http://proxy'"]
+    {
+        client(text);
     }
 }

@@ -1,4 +1,4 @@
-//! The datagrams of a direct link.
+//! The datagrams of a link over QUIC.
 
 use super::stream::Shared;
 use crate::link::Wait;

@@ -1,17 +1,15 @@
-//! What a direct link does beside its streams' work: opens and accepts them, watches the path, and ends in order.
+//! What a link over QUIC does beside its streams' work: opens and accepts them, watches the path, and ends in order.
 
 use super::congestion::Acknowledged;
 use super::datagram::Datagrams;
 use super::owned::Owned;
 use super::pulse;
 use super::stream::{Shared, Stream};
-use super::{FIRST_STREAMS, IDLE_TIMEOUT};
 use crate::link::{Ends, Link, LinkStream};
 use quinn::{Connection, ConnectionError, Endpoint, VarInt};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tun_proto::limits::LINK_STREAM_LIMIT;
 
 /// How long a closing link may take to send what is queued, and then to tell the peer.
 const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
@@ -23,26 +21,45 @@ pub(super) struct Driver {
     link: Link,
     ends: Ends,
     shared: Arc<Shared>,
-    acknowledged: Acknowledged,
+    /// Of a link that watches its path by the pulse.
+    acknowledged: Option<Acknowledged>,
+    limits: Limits,
     transport: Transport,
+}
+
+/// How far a link goes along with its peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Streams that the peer may have open to begin with.
+    pub(super) first_streams: u32,
+    /// The same, at most.
+    pub(super) most_streams: u32,
+    /// Silence after which the connection was given up, if it was.
+    pub(super) silence: Duration,
 }
 
 /// What quinn holds; closed and ended however it is let go of.
 pub(super) struct Transport {
     connection: Connection,
-    endpoint: Endpoint,
-    tasks: Arc<Owned>,
+    /// Where the connection is the only one of its endpoint.
+    own: Option<(Endpoint, Arc<Owned>)>,
 }
 
 impl Driver {
-    pub(super) fn new(transport: Transport, acknowledged: Acknowledged, link: Link, ends: Ends) -> Self {
+    pub(super) fn new(
+        transport: Transport,
+        acknowledged: Option<Acknowledged>,
+        limits: Limits,
+        link: Link,
+        ends: Ends,
+    ) -> Self {
         let shared = Arc::new(Shared::new(link.clone()));
-        Driver { link, ends, shared, acknowledged, transport }
+        Driver { link, ends, shared, acknowledged, limits, transport }
     }
 
     /// Serves the link until it is closed or breaks.
     pub(super) async fn run(self) {
-        let Driver { link, ends, shared, acknowledged, transport } = self;
+        let Driver { link, ends, shared, acknowledged, limits, transport } = self;
         let Ends { mut requests, accepted } = ends;
         let _end = EndOnDrop(&link);
         let connection = &transport.connection;
@@ -51,12 +68,12 @@ impl Driver {
             () = link.inner.close.cancelled() => None,
             error = connection.closed() => Some(error),
             error = open_streams(connection, &shared, &mut requests) => Some(error),
-            error = accept_streams(connection, &shared, &accepted, &link) => Some(error),
-            error = pulse::watch(connection, &acknowledged, &shared, &link) => Some(error),
+            error = accept_streams(connection, &shared, &accepted, &link, limits) => Some(error),
+            error = watch(connection, acknowledged.as_ref(), &shared, &link) => Some(error),
             error = pulse::listen(connection, &shared, &link) => Some(error),
         };
         match lost {
-            Some(error) => link.end(describe(&error)),
+            Some(error) => link.end(describe(&error, limits.silence)),
             None => {
                 drop(requests);
                 // Bytes of streams that were closed in order leave if the peer takes them soon.
@@ -65,6 +82,19 @@ impl Driver {
             }
         }
         transport.stopped().await;
+    }
+}
+
+/// Where a link is not watched by the pulse, its heartbeat does that.
+async fn watch(
+    connection: &Connection,
+    acknowledged: Option<&Acknowledged>,
+    shared: &Shared,
+    link: &Link,
+) -> ConnectionError {
+    match acknowledged {
+        Some(acknowledged) => pulse::watch(connection, acknowledged, shared, link).await,
+        None => connection.closed().await,
     }
 }
 
@@ -78,8 +108,14 @@ impl Drop for EndOnDrop<'_> {
 }
 
 impl Transport {
-    pub(super) fn new(connection: Connection, endpoint: Endpoint, tasks: Arc<Owned>) -> Self {
-        Transport { connection, endpoint, tasks }
+    /// A connection with an endpoint, and the tasks of that, of its own.
+    pub(super) fn alone(connection: Connection, endpoint: Endpoint, tasks: Arc<Owned>) -> Self {
+        Transport { connection, own: Some((endpoint, tasks)) }
+    }
+
+    /// One of many connections of an endpoint that somebody else owns.
+    pub(super) fn of_many(connection: Connection) -> Self {
+        Transport { connection, own: None }
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -87,16 +123,20 @@ impl Transport {
     }
 
     /// Tells the peer.
-    async fn close(&self, reason: &str) {
+    pub(super) async fn close(&self, reason: &str) {
         self.connection.close(VarInt::from_u32(0), reason.as_bytes());
-        let _ = tokio::time::timeout(CLOSE_DEADLINE, self.endpoint.wait_idle()).await;
+        if let Some((endpoint, _)) = &self.own {
+            let _ = tokio::time::timeout(CLOSE_DEADLINE, endpoint.wait_idle()).await;
+        }
     }
 
     /// Waits until the tasks are gone, and with them the socket, but for what streams that are still held have of it.
-    async fn stopped(self) {
-        let tasks = self.tasks.clone();
+    pub(super) async fn stopped(self) {
+        let tasks = self.own.as_ref().map(|(_, tasks)| tasks.clone());
         drop(self);
-        tasks.stopped().await;
+        if let Some(tasks) = tasks {
+            tasks.stopped().await;
+        }
     }
 }
 
@@ -104,7 +144,9 @@ impl Drop for Transport {
     fn drop(&mut self) {
         // Wakes the streams that are still held, if nothing has yet.
         self.connection.close(VarInt::from_u32(0), b"");
-        self.tasks.stop();
+        if let Some((_, tasks)) = &self.own {
+            tasks.stop();
+        }
     }
 }
 
@@ -133,8 +175,9 @@ async fn accept_streams(
     shared: &Arc<Shared>,
     accepted: &mpsc::Sender<LinkStream>,
     link: &Link,
+    limits: Limits,
 ) -> ConnectionError {
-    let mut allowed = FIRST_STREAMS;
+    let mut allowed = limits.first_streams;
     loop {
         match connection.accept_bi().await {
             // A peer that opens streams faster than they are looked at gets the surplus reset.
@@ -142,17 +185,17 @@ async fn accept_streams(
             Err(error) => return error,
         }
         // In time for a peer that goes on like this.
-        if link.streams() * 2 >= allowed as usize && (allowed as usize) < LINK_STREAM_LIMIT {
-            allowed *= 2;
+        if link.streams() * 2 >= allowed as usize && allowed < limits.most_streams {
+            allowed = allowed.saturating_mul(2).min(limits.most_streams);
             connection.set_max_concurrent_bi_streams(VarInt::from_u32(allowed));
         }
     }
 }
 
 /// What happened, in words for the log.
-pub(super) fn describe(error: &ConnectionError) -> String {
+pub(super) fn describe(error: &ConnectionError, silence: Duration) -> String {
     match error {
-        ConnectionError::TimedOut => format!("nothing was heard for {} s", IDLE_TIMEOUT.as_secs()),
+        ConnectionError::TimedOut => format!("nothing was heard for {} s", silence.as_secs()),
         ConnectionError::ApplicationClosed(close) => match printable(&close.reason) {
             reason if reason.is_empty() => "the peer closed the connection".into(),
             reason => format!("the peer closed the connection: {reason}"),

@@ -53,7 +53,7 @@ pub(super) async fn watch(
     }
 }
 
-/// Takes in the peer's datagrams: those of channels, and its pulses. Ends with the connection.
+/// Takes in the peer's datagrams: those of channels, and the pulses of a direct link. Ends with the connection.
 pub(super) async fn listen(connection: &Connection, shared: &Shared, link: &Link) -> ConnectionError {
     loop {
         match connection.read_datagram().await {

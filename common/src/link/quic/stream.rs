@@ -1,4 +1,4 @@
-//! The streams of a direct link.
+//! The streams of a link over QUIC.
 
 use crate::link::{Link, LinkStream, MuxStream};
 use bytes::{Buf, Bytes, BytesMut};

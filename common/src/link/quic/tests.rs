@@ -1,13 +1,16 @@
 mod path;
 mod watching;
 
+use super::direct::{Direct, FIRST_STREAMS, accept, dial, dial_to, first_destination};
 use super::*;
-use crate::link::{Health, LinkStream};
+use crate::link::tls::PeerTls;
+use crate::link::{Health, Link, LinkKind, LinkStream, NewLink};
 use path::Path;
 use std::future::poll_fn;
 use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tun_proto::wire::login::Bytes32;
 
 /// Far more than anything here takes on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(20);
