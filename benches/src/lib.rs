@@ -1,1 +1,6 @@
 //! Support of the benchmarks.
+
+pub mod bare;
+pub mod processor;
+pub mod programs;
+pub mod statistics;
