@@ -11,9 +11,6 @@ use anyhow::{Context as _, Result};
 use bytes::buf::Limit;
 use bytes::{BufMut, Bytes, BytesMut};
 use clap::Parser;
-use quinn::congestion::CubicConfig;
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{AckFrequencyConfig, Endpoint, TransportConfig, VarInt};
 use std::io;
 use std::net::UdpSocket;
 use std::process::ExitCode;
@@ -22,21 +19,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
-use tun_benches::Over;
+use tun_benches::bare::{Sink, Source};
+use tun_benches::over::Over;
+use tun_benches::{processor, statistics};
 use tun_common::lifecycle::Tasks;
 use tun_common::link::quic::direct::{self, Direct};
 use tun_common::link::tls::PeerTls;
 use tun_common::random;
 use tun_common::session::{Handler, Local, Session};
-use tun_proto::limits::MAX_DATA;
 use tun_proto::wire::stream::ResetCode;
 use tun_tests::lab::{Lab, Nat, Site};
 
 /// Time before each measurement in which windows grow.
 const WARM_UP: Duration = Duration::from_millis(1000);
-
-/// Clock ticks of a second in /proc, the same on every Linux.
-const TICKS: f64 = 100.0;
 
 /// Measures a session's stream over a direct link beside a bare QUIC stream.
 #[derive(Debug, Parser)]
@@ -154,12 +149,12 @@ fn measure(kind: Kind, stage: &Stage, args: &Args) -> Result<Figures> {
         Kind::Session => Box::new(start_session(&sender, &receiver, sockets, received.clone())?),
     };
     std::thread::sleep(WARM_UP);
-    let (since, bytes, cpu) = (Instant::now(), received.load(Ordering::Relaxed), cpu_seconds()?);
+    let (since, bytes, cpu) = (Instant::now(), received.load(Ordering::Relaxed), processor::own_seconds()?);
     std::thread::sleep(Duration::from_secs_f64(args.seconds));
     let bytes = (received.load(Ordering::Relaxed) - bytes) as f64;
     let figures = Figures {
         mib_per_s: bytes / f64::from(1 << 20) / since.elapsed().as_secs_f64(),
-        cpu_s_per_gib: (cpu_seconds()? - cpu) / (bytes / f64::from(1 << 30)),
+        cpu_s_per_gib: (processor::own_seconds()? - cpu) / (bytes / f64::from(1 << 30)),
     };
     sender.shutdown_background();
     receiver.shutdown_background();
@@ -167,25 +162,20 @@ fn measure(kind: Kind, stage: &Stage, args: &Args) -> Result<Figures> {
 }
 
 fn median(figures: &[Figures]) -> Figures {
-    let of = |value: fn(&Figures) -> f64| {
-        let mut values: Vec<_> = figures.iter().map(value).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-    };
+    let of = |value: fn(&Figures) -> f64| statistics::median(figures.iter().map(value));
     Figures { mib_per_s: of(|f| f.mib_per_s), cpu_s_per_gib: of(|f| f.cpu_s_per_gib) }
 }
 
-/// Processor time of this process so far.
-fn cpu_seconds() -> Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat").context("/proc/self/stat")?;
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let fields: Vec<f64> = after_name.split_whitespace().filter_map(|field| field.parse().ok()).collect();
-    // The state is not a number, so user and system time are the 11th and 12th that are.
-    let times = fields.get(10..12).context("/proc/self/stat is too short")?;
-    Ok(times.iter().sum::<f64>() / TICKS)
+fn start_bare(
+    sender: &Runtime,
+    receiver: &Runtime,
+    [a, b]: [UdpSocket; 2],
+    received: Arc<AtomicU64>,
+) -> Result<(Sink, Source)> {
+    let sink = receiver.block_on(async { Sink::listen(b, received) })?;
+    let source = sender.block_on(Source::dial(a, &sink))?;
+    Ok((sink, source))
 }
-
-// --- a session's stream ---
 
 /// What must live while bytes move.
 type Running = (Session, Session, PeerTls, PeerTls);
@@ -210,32 +200,32 @@ fn start_session(
     let dialed = sender.block_on(direct::dial(dialing, &one))?;
     let accepted = receiver.block_on(accepted)??;
     let id = random::id();
-    let (source, _) = Session::new(id, Arc::new(Sink(Arc::default())), 16, Tasks::new());
-    let (sink, _) = Session::new(id, Arc::new(Sink(received)), 16, Tasks::new());
+    let (source, _) = Session::new(id, Arc::new(Counting(Arc::default())), 16, Tasks::new());
+    let (sink, _) = Session::new(id, Arc::new(Counting(received)), 16, Tasks::new());
     receiver.block_on(async { sink.add_link(accepted, |_, _| {}) });
     sender.block_on(async { source.add_link(dialed, |_, _| {}) });
     let meta = Bytes::from_static(b"{}");
-    let pump = source.open(random::id(), meta, Box::new(Source), None).context("no room for a stream")?;
+    let pump = source.open(random::id(), meta, Box::new(Full), None).context("no room for a stream")?;
     sender.spawn(pump);
     Ok((source, sink, one, other))
 }
 
-/// Connects every stream with a sink.
-struct Sink(Arc<AtomicU64>);
+/// Connects every stream with a counter.
+struct Counting(Arc<AtomicU64>);
 
-impl Handler for Sink {
+impl Handler for Counting {
     fn open(&self, _: &Session, _: &[u8]) -> Result<Box<dyn Local>, ResetCode> {
         Ok(Box::new(Counter(self.0.clone())))
     }
 }
 
 /// A local connection that always has something to read.
-struct Source;
+struct Full;
 
 /// A local connection that takes everything.
 struct Counter(Arc<AtomicU64>);
 
-impl Local for Source {
+impl Local for Full {
     fn poll_readable(&mut self, _: &mut Context<'_>) -> Poll<()> {
         Poll::Ready(())
     }
@@ -276,93 +266,4 @@ impl Local for Counter {
     }
 
     fn reset(&mut self) {}
-}
-
-// --- a bare stream ---
-
-fn start_bare(
-    sender: &Runtime,
-    receiver: &Runtime,
-    [a, b]: [UdpSocket; 2],
-    received: Arc<AtomicU64>,
-) -> Result<(Endpoint, Endpoint)> {
-    let certified = rcgen::generate_simple_self_signed(vec!["tuns".to_owned()])?;
-    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der())
-        .map_err(anyhow::Error::msg)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(certified.cert.der().clone())?;
-    let server = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_no_client_auth()
-        .with_single_cert(vec![certified.cert.der().clone()], key)?;
-    let client = rustls::ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let mut server = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(server)?));
-    server.transport_config(Arc::new(transport()));
-    let mut client = quinn::ClientConfig::new(Arc::new(QuicClientConfig::try_from(client)?));
-    client.transport_config(Arc::new(transport()));
-
-    let listening = bare_endpoint(receiver, b, Some(server))?;
-    let address = listening.local_addr()?;
-    let dialing = bare_endpoint(sender, a, None)?;
-    receiver.spawn({
-        let listening = listening.clone();
-        async move {
-            let connection = listening.accept().await.context("closed")?.await?;
-            let (_send, mut recv) = connection.accept_bi().await?;
-            let mut pieces = [const { Bytes::new() }; 46];
-            while let Some(read) = recv.read_chunks(&mut pieces).await? {
-                let n: usize = pieces[..read].iter().map(Bytes::len).sum();
-                received.fetch_add(n as u64, Ordering::Relaxed);
-            }
-            anyhow::Ok(())
-        }
-    });
-    let connection =
-        sender.block_on(async { anyhow::Ok(dialing.connect_with(client, address, "tuns")?.await?) })?;
-    sender.spawn(async move {
-        let (mut send, _recv) = connection.open_bi().await?;
-        loop {
-            let mut chunk = BytesMut::with_capacity(MAX_DATA);
-            chunk.put_bytes(7, MAX_DATA);
-            send.write_chunk(chunk.freeze()).await?;
-        }
-        #[allow(unreachable_code, reason = "gives the block its type")]
-        anyhow::Ok(())
-    });
-    Ok((listening, dialing))
-}
-
-fn bare_endpoint(
-    runtime: &Runtime,
-    socket: UdpSocket,
-    server: Option<quinn::ServerConfig>,
-) -> Result<Endpoint> {
-    let _guard = runtime.enter();
-    let buffers = socket2::SockRef::from(&socket);
-    buffers.set_recv_buffer_size(4 * 1024 * 1024)?;
-    buffers.set_send_buffer_size(4 * 1024 * 1024)?;
-    Ok(Endpoint::new(quinn::EndpointConfig::default(), server, socket, Arc::new(quinn::TokioRuntime))?)
-}
-
-/// The settings of a direct link.
-fn transport() -> TransportConfig {
-    let mut congestion = CubicConfig::default();
-    congestion.initial_window(256 * 1024);
-    let mut acknowledgements = AckFrequencyConfig::default();
-    acknowledgements
-        .ack_eliciting_threshold(VarInt::from_u32(20))
-        .max_ack_delay(Some(Duration::from_millis(10)));
-    let mut config = TransportConfig::default();
-    config
-        .stream_receive_window(VarInt::from_u32(4 * 1024 * 1024))
-        .receive_window(VarInt::from_u32(32 * 1024 * 1024))
-        .send_window(16 * 1024 * 1024)
-        .initial_rtt(Duration::from_millis(10))
-        .ack_frequency_config(Some(acknowledgements))
-        .congestion_controller_factory(Arc::new(congestion));
-    config
 }

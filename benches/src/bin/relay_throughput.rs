@@ -13,15 +13,17 @@
 //! `TUN_TEST_BINARIES=DIR` measures what lies in DIR as it is.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tun_benches::Over;
+use tun_benches::over::Over;
+use tun_benches::programs::executables;
+use tun_benches::{processor, statistics};
 use tun_tests::lab::{Lab, Nat, SERVER, Site, Space};
 use tun_tests::net::{BIND_PORT, Loopback, Place, REMOTE_PORT, SERVICE_PORT};
 use tun_tests::private::{NAME, SECRET, VISIT_PORT};
@@ -36,9 +38,6 @@ const BUFFER: usize = 256 * 1024;
 
 /// Bytes that warm a way up before it is measured: windows have grown then.
 const WARM_UP: u64 = 32 * MIB;
-
-/// Clock ticks a second in which the kernel tells processor time.
-const TICKS: f64 = 100.0;
 
 /// Measures the throughput of the relay against that of a public port.
 #[derive(Debug, Parser)]
@@ -205,17 +204,6 @@ async fn compare(stage: &Stage, over: Over, executables: &(PathBuf, PathBuf), ar
     Ok(worst)
 }
 
-/// The server and the client to measure.
-fn executables() -> Result<(PathBuf, PathBuf)> {
-    if let Some(dir) = std::env::var_os("TUN_TEST_BINARIES") {
-        let dir = Path::new(&dir);
-        return Ok((dir.join("tuns"), dir.join("tunc")));
-    }
-    let mut built = tun_tests::binaries::build(true);
-    let mut program = |name: &str| built.remove(name).with_context(|| format!("cargo built no {name}"));
-    Ok((program("tuns")?, program("tunc")?))
-}
-
 async fn measure(programs: &[&Program], place: &Place, direction: Direction, bytes: u64) -> Result<Cost> {
     let before = processor_seconds(programs)?;
     let started = Instant::now();
@@ -229,29 +217,16 @@ async fn measure(programs: &[&Program], place: &Place, direction: Direction, byt
 }
 
 fn median(costs: &[Cost]) -> Cost {
-    let middle = |of: fn(&Cost) -> f64| {
-        let mut values: Vec<f64> = costs.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-    };
+    let of = |value: fn(&Cost) -> f64| statistics::median(costs.iter().map(value));
     Cost {
-        mib_per_second: middle(|cost| cost.mib_per_second),
-        processor_seconds_per_gib: middle(|cost| cost.processor_seconds_per_gib),
+        mib_per_second: of(|cost| cost.mib_per_second),
+        processor_seconds_per_gib: of(|cost| cost.processor_seconds_per_gib),
     }
 }
 
-/// Processor time that the programs have taken so far, in user and kernel mode.
+/// Processor time that the programs have taken so far.
 fn processor_seconds(programs: &[&Program]) -> Result<f64> {
-    let mut ticks = 0;
-    for program in programs {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", program.pid()))?;
-        // The name in parentheses may contain anything; user and system time are the 12th and 13th field behind it.
-        let (_, fields) = stat.rsplit_once(") ").context("a process without a name")?;
-        for field in fields.split(' ').skip(11).take(2) {
-            ticks += field.parse::<u64>()?;
-        }
-    }
-    Ok(ticks as f64 / TICKS)
+    programs.iter().map(|program| processor::seconds(program.pid())).sum()
 }
 
 /// Sends or receives `bytes` over a new connection, and waits until all of them have arrived.
