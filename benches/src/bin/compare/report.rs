@@ -144,8 +144,9 @@ fn versions(bench: &Bench) -> Value {
         // Some say it where errors go.
         let said = [output.stdout, output.stderr].concat();
         let said = String::from_utf8_lossy(&said).into_owned();
-        // rathole's first line that tells it is not the first.
-        let line = said.lines().find(|line| line.contains(|c: char| c.is_ascii_digit()))?;
+        // Some tell much more than that.
+        let mut lines = said.lines().filter(|line| line.contains(|c: char| c.is_ascii_digit()));
+        let line = lines.clone().find(|line| line.contains("ersion")).or_else(|| lines.next())?;
         Some((name.to_owned(), Value::from(line.trim())))
     };
     Value::Object(asked.into_iter().filter_map(version).collect())
