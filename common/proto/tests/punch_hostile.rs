@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use tun_proto::p2p::candidate::{self, Candidate, CandidateKind};
 use tun_proto::p2p::probe::{self, Probe, ProbeKind};
 use tun_proto::p2p::punch::{
-    Action, Config, Gathered, MAX_DURATION, MAX_PAIRS, Offer, Punch, PunchMessage, Role, SPRAY_PORTS,
+    Action, Config, Gathered, MAX_DURATION, MAX_PAIRS, MAX_SPRAYS, Offer, Punch, PunchMessage, Role,
+    SPRAY_PORTS,
 };
 
 fn start() -> Instant {
@@ -246,7 +247,7 @@ proptest! {
         let ends = actions.iter().filter(|action| matches!(action, Action::Found(_) | Action::Failed(_))).count();
         prop_assert_eq!(ends, 1);
         // Three rounds of all pairs, with nominations, and all that guessing sends.
-        let most = 3 * MAX_PAIRS * 10 + 100 + SPRAY_PORTS + 512 + 3 * 69 + answers;
+        let most = 3 * MAX_PAIRS * 10 + 100 + MAX_SPRAYS as usize * (SPRAY_PORTS + 512) + 3 * 69 + answers;
         let sent = actions.iter().filter(|action| matches!(action, Action::Send { .. })).count();
         prop_assert!(sent <= most, "{} datagrams", sent);
         prop_assert!(targets(&actions).iter().all(|to| to.is_ipv4() && candidate::is_usable(*to)));

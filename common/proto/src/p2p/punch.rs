@@ -33,7 +33,7 @@ pub use failure::{Failure, Side};
 pub use message::{Offer, PunchMessage};
 pub use pairs::MAX_PAIRS;
 pub use predict::Mapping;
-pub use spray::{PORTS as SPRAY_PORTS, SOCKETS as SPRAY_SOCKETS};
+pub use spray::{MAX_SPRAYS, PORTS as SPRAY_PORTS, SOCKETS as SPRAY_SOCKETS};
 
 use super::candidate::{self, Candidate, CandidateKind, MAX_OWN, MAX_REMOTE};
 use super::probe::{self, Opener, Sealer};
@@ -50,7 +50,7 @@ use transactions::Transactions;
 pub const MAX_ROUNDS: u32 = 3;
 
 /// The longest that an attempt takes, whatever the peer does.
-pub const MAX_DURATION: Duration = Duration::from_secs(20);
+pub const MAX_DURATION: Duration = Duration::from_secs(30);
 
 /// Sockets that take part in a round, beside those that only open many ports.
 pub const MAX_SOCKETS: usize = 4;
@@ -92,7 +92,8 @@ enum Phase {
 pub struct Punch {
     role: Role,
     may_spray: bool,
-    has_sprayed: bool,
+    /// Rounds in which ports were guessed at random.
+    sprays: u32,
     draw: Draw,
     /// Nothing if keys could not be made, which never happens.
     channel: Option<(Sealer, Opener)>,
@@ -123,7 +124,7 @@ impl Punch {
         let mut punch = Punch {
             role: config.role,
             may_spray: config.spray,
-            has_sprayed: false,
+            sprays: 0,
             draw: Draw::new(&config.entropy),
             channel: probe::channel(&config.secret, config.role == Role::Initiator),
             round: 0,
@@ -411,7 +412,7 @@ impl Punch {
             return Failure::BothSymmetric;
         }
         let pairs = self.pairs.len() as u16;
-        self.blocked().unwrap_or(Failure::NoAnswer { pairs, sprayed: self.has_sprayed, mine, theirs })
+        self.blocked().unwrap_or(Failure::NoAnswer { pairs, sprayed: self.sprays > 0, mine, theirs })
     }
 
     fn tell(&mut self, message: PunchMessage) {

@@ -127,7 +127,7 @@ impl Punch {
             let guesses = super::predict::next_ports(&seen(&self.theirs), step);
             probing.volley = Volley::predictions(*socket, &guesses, self.opener_ttl(), now);
         }
-        if self.sprays_this_round(mine, theirs) {
+        if self.sprays_in(self.round, mine, theirs) {
             let begin = now + SPRAY_AFTER + relay;
             probing.ends = begin + BIND_PATIENCE + SPRAY_GRACE + relay;
             probing.guessing =
@@ -144,13 +144,13 @@ impl Punch {
         self.drive(now);
     }
 
-    /// Whether ports are guessed at random in this round. Where they may be predicted, that is tried first.
-    fn sprays_this_round(&self, mine: Mapping, theirs: Mapping) -> bool {
+    /// Whether ports are guessed at random in a round. Where they may be predicted, that is tried first.
+    fn sprays_in(&self, round: u32, mine: Mapping, theirs: Mapping) -> bool {
         let hard = match (mine, theirs) {
             (hard, Mapping::Independent) | (Mapping::Independent, hard) => hard,
             _ => return false,
         };
-        let round = match hard {
+        let first = match hard {
             Mapping::Random => 1,
             Mapping::Sequential { .. } => 2,
             _ => return false,
@@ -161,7 +161,7 @@ impl Punch {
                 .is_some_and(|offer| offer.spray && offer.reflexive.first().is_some_and(SocketAddr::is_ipv4))
         });
         let from_ipv4 = self.sockets.first().is_some_and(|(_, is_ipv6)| !is_ipv6);
-        round == self.round && agreed && from_ipv4 && !self.has_sprayed
+        round >= first && agreed && from_ipv4 && self.sprays < spray::MAX_SPRAYS
     }
 
     fn opener_ttl(&self) -> u32 {
@@ -175,7 +175,7 @@ impl Punch {
         let (volley, opened) = Volley::openers(&self.many, target, now);
         probing.volley = volley;
         probing.guessing = Guessing::TellsAt(opened);
-        self.has_sprayed = true;
+        self.sprays += 1;
         self.drive(now);
     }
 
@@ -196,7 +196,7 @@ impl Punch {
         if self.role == Role::Responder {
             probing.ends += RESPONDER_PATIENCE;
         }
-        self.has_sprayed = true;
+        self.sprays += 1;
         self.drive(now);
     }
 
@@ -351,7 +351,9 @@ impl Punch {
             return self.fail(Failure::PeerSilent);
         }
         match self.verdict() {
-            Failure::NoAnswer { sprayed: false, .. } if self.round < MAX_ROUNDS => {
+            Failure::NoAnswer { sprayed, mine, theirs, .. }
+                if self.round < MAX_ROUNDS && (!sprayed || self.sprays_in(self.round + 1, mine, theirs)) =>
+            {
                 self.tell(PunchMessage::End { round: self.round });
                 self.begin_round(self.round + 1, now);
             }

@@ -15,6 +15,9 @@ pub const SOCKETS: u16 = 256;
 /// Ports that the other side tries.
 pub const PORTS: usize = 1024;
 
+/// How often all that is done in one attempt: a second time leaves three misses in ten thousand.
+pub const MAX_SPRAYS: u32 = 2;
+
 /// Between two of them: 142 a second, less than what an ordinary line or a router's flood protection minds.
 const PACE: Duration = Duration::from_millis(7);
 
