@@ -86,21 +86,25 @@ pub fn roomy(addr: SocketAddr) -> UdpSocket {
 
 /// Somebody who sends datagrams to one place and gets answers.
 #[derive(Debug)]
-pub struct Asker(UdpSocket);
+pub struct Asker {
+    socket: UdpSocket,
+    /// Messages that may have been sent several times: their answers come whenever they come.
+    insisted: Mutex<Vec<Vec<u8>>>,
+}
 
 impl Asker {
     /// One who has sent nothing yet.
     pub async fn new(at: SocketAddr) -> Self {
         let socket = roomy(SocketAddr::new(source(1), 0));
         socket.connect(at).await.expect("there is a way to the place");
-        Self(socket)
+        Self { socket, insisted: Mutex::default() }
     }
 
     /// Sends a datagram.
     pub async fn send(&self, bytes: &[u8]) {
         // News of an earlier one that nobody took is no matter of this one.
-        if self.0.send(bytes).await.is_err() {
-            let _ = self.0.send(bytes).await;
+        if self.socket.send(bytes).await.is_err() {
+            let _ = self.socket.send(bytes).await;
         }
     }
 
@@ -109,7 +113,7 @@ impl Asker {
         let mut buffer = vec![0; 1 << 16];
         let received = async {
             loop {
-                if let Ok(n) = self.0.recv(&mut buffer).await {
+                if let Ok(n) = self.socket.recv(&mut buffer).await {
                     return n;
                 }
             }
@@ -123,8 +127,13 @@ impl Asker {
     pub async fn echo(&self, seed: u64, len: usize) {
         let message = pattern::bytes(seed, len);
         self.send(&message).await;
-        let answer = self.receive_within(patience()).await;
-        let answer = answer.unwrap_or_else(|| panic!("no answer to a datagram of {len} bytes"));
+        let answer = loop {
+            let answer = self.receive_within(patience()).await;
+            let answer = answer.unwrap_or_else(|| panic!("no answer to a datagram of {len} bytes"));
+            if !self.insisted.lock().expect("no panic while held").contains(&answer) {
+                break answer;
+            }
+        };
         assert!(
             answer == message,
             "the echo of {len} bytes is not what was sent, but {} bytes",
@@ -132,9 +141,11 @@ impl Asker {
         );
     }
 
-    /// Asks until there is the right answer: what lies between may lose datagrams for a while.
+    /// Asks until there is the right answer: what lies between may lose datagrams for a while. It may keep them as well, so
+    /// that further answers come later.
     pub async fn insist(&self, seed: u64, len: usize) {
         let message = pattern::bytes(seed, len);
+        self.insisted.lock().expect("no panic while held").push(message.clone());
         let answered = async {
             loop {
                 self.send(&message).await;
@@ -150,6 +161,6 @@ impl Asker {
 
     /// The address that this one sends from.
     pub fn addr(&self) -> SocketAddr {
-        self.0.local_addr().unwrap()
+        self.socket.local_addr().unwrap()
     }
 }
