@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::net::Place;
@@ -47,24 +47,12 @@ impl Visitor {
 
     /// Sends `bytes`.
     pub async fn send(&mut self, bytes: &[u8]) {
-        within(transfer_patience(), "sending", self.0.write_all(bytes))
-            .await
-            .expect("the connection takes bytes");
+        send(&mut self.0, bytes).await;
     }
 
     /// Sends the first `len` bytes of a pattern, and returns their SHA-256.
     pub async fn send_pattern(&mut self, seed: u64, len: u64) -> String {
-        let (mut pattern, mut hash) = (Pattern::new(seed), Hash::default());
-        let mut buffer = vec![0; 64 * 1024];
-        let mut left = len;
-        while left > 0 {
-            let n = left.min(buffer.len() as u64) as usize;
-            pattern.fill(&mut buffer[..n]);
-            hash.feed(&buffer[..n]);
-            self.send(&buffer[..n]).await;
-            left -= n as u64;
-        }
-        hash.digits()
+        send_pattern(&mut self.0, seed, len).await
     }
 
     /// Sends the first `len` bytes of a pattern and says that nothing more will come, and reads to the proper end
@@ -72,33 +60,11 @@ impl Visitor {
     pub async fn exchange(&mut self, seed: u64, len: u64) -> (String, (String, u64)) {
         let (mut reader, mut writer) = self.0.split();
         let sending = async {
-            let (mut pattern, mut hash) = (Pattern::new(seed), Hash::default());
-            let mut buffer = vec![0; 64 * 1024];
-            let mut left = len;
-            while left > 0 {
-                let n = left.min(buffer.len() as u64) as usize;
-                pattern.fill(&mut buffer[..n]);
-                hash.feed(&buffer[..n]);
-                writer.write_all(&buffer[..n]).await.expect("the connection takes bytes");
-                left -= n as u64;
-            }
+            let digits = send_pattern(&mut writer, seed, len).await;
             writer.shutdown().await.expect("the connection can be half-closed");
-            hash.digits()
+            digits
         };
-        let receiving = async {
-            let (mut hash, mut len) = (Hash::default(), 0);
-            let mut buffer = vec![0; 64 * 1024];
-            loop {
-                match reader.read(&mut buffer).await.expect("the connection does not break") {
-                    0 => return (hash.digits(), len),
-                    n => {
-                        hash.feed(&buffer[..n]);
-                        len += n as u64;
-                    }
-                }
-            }
-        };
-        let both = async { tokio::join!(sending, receiving) };
+        let both = async { tokio::join!(sending, receive_to_end(&mut reader)) };
         within(transfer_patience(), "an exchange", both).await
     }
 
@@ -127,18 +93,7 @@ impl Visitor {
 
     /// Reads to the proper end, and returns the SHA-256 and the number of bytes.
     pub async fn receive_to_end(&mut self) -> (String, u64) {
-        let (mut hash, mut len) = (Hash::default(), 0);
-        let mut buffer = vec![0; 256 * 1024];
-        loop {
-            let read = within(transfer_patience(), "receiving to the end", self.0.read(&mut buffer)).await;
-            match read.unwrap_or_else(|e| panic!("the connection broke after {len} bytes: {e}")) {
-                0 => return (hash.digits(), len),
-                n => {
-                    hash.feed(&buffer[..n]);
-                    len += n as u64;
-                }
-            }
-        }
+        receive_to_end(&mut self.0).await
     }
 
     /// Reads to the proper end, and returns what came as text.
@@ -237,4 +192,38 @@ pub async fn upload(at: impl Into<Place>, seed: u64, len: u64) -> (String, Strin
     let sent = visitor.send_pattern(seed, len).await;
     visitor.finish().await;
     (visitor.receive_text().await, sent)
+}
+
+async fn send(writer: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) {
+    let sent = within(transfer_patience(), "sending", writer.write_all(bytes)).await;
+    sent.expect("the connection takes bytes");
+}
+
+async fn send_pattern(writer: &mut (impl AsyncWrite + Unpin), seed: u64, len: u64) -> String {
+    let (mut pattern, mut hash) = (Pattern::new(seed), Hash::default());
+    let mut buffer = vec![0; 64 * 1024];
+    let mut left = len;
+    while left > 0 {
+        let n = left.min(buffer.len() as u64) as usize;
+        pattern.fill(&mut buffer[..n]);
+        hash.feed(&buffer[..n]);
+        send(writer, &buffer[..n]).await;
+        left -= n as u64;
+    }
+    hash.digits()
+}
+
+async fn receive_to_end(reader: &mut (impl AsyncRead + Unpin)) -> (String, u64) {
+    let (mut hash, mut len) = (Hash::default(), 0);
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        let read = within(transfer_patience(), "receiving to the end", reader.read(&mut buffer)).await;
+        match read.unwrap_or_else(|e| panic!("the connection broke after {len} bytes: {e}")) {
+            0 => return (hash.digits(), len),
+            n => {
+                hash.feed(&buffer[..n]);
+                len += n as u64;
+            }
+        }
+    }
 }
