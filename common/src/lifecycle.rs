@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::time::Duration;
+use tokio_util::future::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,20 +37,19 @@ impl Tasks {
 
     /// Runs `task` until it ends or the group is stopped.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let stop = self.stop.clone();
-        self.spawn_to_end(async move {
-            stop.run_until_cancelled_owned(task).await;
-        });
+        self.start(task.with_cancellation_token_owned(self.stop.clone()));
     }
 
     /// Runs `task` until it ends, whatever happens to the group: for tasks that have their own way of being told,
     /// and something to finish.
     pub fn spawn_to_end(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let counted = self.all.token();
-        self.tracker.spawn(async move {
-            task.await;
-            drop(counted);
-        });
+        self.start(task);
+    }
+
+    /// No async block is put around a task: it would hold the task twice, once for before it runs and once for while it
+    /// runs, and every idle connection and client has some.
+    fn start<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) {
+        self.tracker.spawn(self.all.track_future(task));
     }
 
     /// Asks all tasks to stop.
