@@ -11,8 +11,8 @@ use tun_proto::wire::message;
 /// Bytes that a pipe to the channel's stream holds.
 pub const PIPE: usize = 16 * 1024;
 
-/// Bytes asked for at once: most messages in one piece.
-const READ_AHEAD: usize = 1024;
+/// Bytes asked for at once. They are held while nothing arrives, and copied within the program only.
+const READ_AHEAD: usize = 128;
 
 /// One end: sends messages of type `S`, receives those of type `R`.
 pub struct Channel<S, R> {
@@ -46,6 +46,10 @@ impl<S: Serialize, R: DeserializeOwned> Channel<S, R> {
             let message = message::take(&mut self.input, "control message", MAX_CONTROL_MESSAGE);
             if let Some(message) = message.map_err(io::Error::other)? {
                 return Ok(Some(message));
+            }
+            if self.input.is_empty() {
+                // A long message would leave its memory behind.
+                self.input = BytesMut::new();
             }
             self.input.reserve(READ_AHEAD);
             if self.io.read_buf(&mut self.input).await? == 0 {

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::io::DuplexStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tun_common::lifecycle::Tasks;
 use tun_common::link::heartbeat::LinkEvent;
 use tun_common::random;
@@ -76,7 +76,8 @@ struct Client {
     session: Session,
     secret: SessionSecret,
     next_link: u32,
-    outbox: mpsc::Sender<ServerMessage>,
+    /// Boxed, since the channel holds room for many from the start.
+    outbox: mpsc::Sender<Box<ServerMessage>>,
     /// Of its UDP ports together.
     flows: Arc<FlowBudget>,
     superseded: bool,
@@ -101,8 +102,8 @@ pub(crate) enum Judgement {
 pub(crate) struct NewClient {
     pub(crate) identity: String,
     pub(crate) session: Session,
-    pub(crate) outbox: mpsc::Receiver<ServerMessage>,
-    pub(crate) control: mpsc::Receiver<DuplexStream>,
+    pub(crate) outbox: mpsc::Receiver<Box<ServerMessage>>,
+    pub(crate) control: oneshot::Receiver<DuplexStream>,
     pub(crate) link_events: mpsc::Receiver<(u32, LinkEvent)>,
 }
 
@@ -154,9 +155,9 @@ impl Clients {
             }),
         };
         let (outbox, outgoing) = mpsc::channel(OUTBOX);
-        let (control, controls) = mpsc::channel(1);
+        let (control, controls) = oneshot::channel();
         let handler = Arc::new(ClientStreams {
-            control,
+            control: Mutex::new(Some(control)),
             clients: self.this.clone(),
             user: hello.user.clone(),
             address: address.clone(),
@@ -180,7 +181,7 @@ impl Clients {
             // An instance without a link cannot be told, and has nothing to drain over.
             Some((old, Some(outbox)))
                 if old.links().is_empty()
-                    || outbox.try_send(ServerMessage::Superseded { by: address }).is_err() =>
+                    || outbox.try_send(Box::new(ServerMessage::Superseded { by: address })).is_err() =>
             {
                 old.end("another instance of the client took its place");
             }
@@ -421,7 +422,7 @@ impl Clients {
         let clients = state.clients.values();
         clients
             .map(|client| {
-                let _ = client.outbox.try_send(ServerMessage::Drain { deadline_ms });
+                let _ = client.outbox.try_send(Box::new(ServerMessage::Drain { deadline_ms }));
                 client.session.clone()
             })
             .collect()
@@ -432,7 +433,7 @@ impl Clients {
         let state = self.lock();
         for client in state.clients.values() {
             let reason = "the server was stopped".to_owned();
-            if client.outbox.try_send(ServerMessage::Goodbye { reason }).is_err() {
+            if client.outbox.try_send(Box::new(ServerMessage::Goodbye { reason })).is_err() {
                 client.session.end("the server was stopped");
             }
         }
@@ -464,7 +465,8 @@ fn public(address: SocketAddr) -> PublicAddress {
 
 /// What a client may open: its control channel, once, and ways to private proxies.
 struct ClientStreams {
-    control: mpsc::Sender<DuplexStream>,
+    /// Until it has been opened.
+    control: Mutex<Option<oneshot::Sender<DuplexStream>>>,
     clients: Weak<Clients>,
     user: String,
     address: String,
@@ -474,8 +476,9 @@ impl Handler for ClientStreams {
     fn open(&self, _: &Session, meta: &[u8]) -> Result<Box<dyn Local>, ResetCode> {
         match serde_json::from_slice(meta) {
             Ok(StreamMeta::Control) => {
+                let control = self.control.lock().unwrap_or_else(PoisonError::into_inner).take();
                 let (local, ours) = pipe(tun_common::control::PIPE);
-                self.control.try_send(ours).map_err(|_| ResetCode::Refused)?;
+                control.and_then(|control| control.send(ours).ok()).ok_or(ResetCode::Refused)?;
                 Ok(local)
             }
             _ => Err(ResetCode::Refused),

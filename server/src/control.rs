@@ -8,7 +8,7 @@ use crate::clients::{Clients, NewClient};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::DuplexStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tun_common::control::Channel;
 use tun_common::link::heartbeat::LinkEvent;
@@ -75,17 +75,17 @@ impl Client {
     /// Runs until the session is over; returns why.
     async fn run(
         &mut self,
-        mut outbox: mpsc::Receiver<ServerMessage>,
-        mut control: mpsc::Receiver<DuplexStream>,
+        mut outbox: mpsc::Receiver<Box<ServerMessage>>,
+        control: oneshot::Receiver<DuplexStream>,
         mut link_events: mpsc::Receiver<(u32, LinkEvent)>,
         mut links: watch::Receiver<usize>,
     ) -> String {
-        let opened = tokio::time::timeout(HANDSHAKE_DEADLINE + LISTEN_WITHOUT_LINK, control.recv());
+        let opened = tokio::time::timeout(HANDSHAKE_DEADLINE + LISTEN_WITHOUT_LINK, control);
         let pipe = tokio::select! {
             pipe = opened => pipe,
             () = self.session.over() => return REPLACED.into(),
         };
-        let Ok(Some(pipe)) = pipe else { return "the client opened no control channel".into() };
+        let Ok(Ok(pipe)) = pipe else { return "the client opened no control channel".into() };
         let mut channel = ClientChannel::new(pipe);
         let mut streams = self.session.watch_streams();
         let mut tick = interval(LOAD_TICK);
@@ -96,7 +96,7 @@ impl Client {
             let linkless = self.linkless_deadline();
             let event = tokio::select! {
                 message = channel.receive() => Event::Message(message),
-                Some(message) = outbox.recv() => Event::Outgoing(message),
+                Some(message) = outbox.recv() => Event::Outgoing(*message),
                 Ok(()) = links.changed() => Event::Links,
                 Some((link, event)) = link_events.recv() => Event::Link(link, event),
                 () = sleep_until(linkless.unwrap_or_else(Instant::now).into()), if linkless.is_some() => Event::Linkless,

@@ -7,6 +7,7 @@ use super::relayed::{self, RelayedStream};
 use crate::link::{Link, LinkStream};
 use bytes::{Bytes, BytesMut};
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tun_proto::session::stream::put_epitaph;
@@ -37,24 +38,10 @@ pub(super) async fn serve(
     mut inbound: mpsc::Receiver<LinkStream>,
     beats: impl FnOnce(LinkStream, Bytes) + Send + 'static,
 ) {
-    let (channel, mut channels) = mpsc::channel(1);
-    let mut beats = Some(beats);
-    loop {
-        tokio::select! {
-            stream = inbound.recv() => {
-                let Some(stream) = stream else { return };
-                let (session, link, channel) = (session.clone(), link.clone(), channel.clone());
-                session.clone().tasks().spawn_to_end(async move {
-                    receive(session, link, stream, channel).await;
-                });
-            }
-            Some((stream, rest)) = channels.recv() => {
-                match beats.take() {
-                    Some(beats) => beats(stream, rest),
-                    None => link.close("the peer opened a second channel for the link"),
-                }
-            }
-        }
+    // Not a channel, whose first block would weigh more than all that comes through it.
+    let beats = Arc::new(Mutex::new(Some(beats)));
+    while let Some(stream) = inbound.recv().await {
+        session.tasks().spawn_to_end(receive(session.clone(), link.clone(), stream, beats.clone()));
     }
 }
 
@@ -63,13 +50,17 @@ async fn receive(
     session: Session,
     link: Link,
     mut stream: LinkStream,
-    channel: mpsc::Sender<(LinkStream, Bytes)>,
+    beats: Arc<Mutex<Option<impl FnOnce(LinkStream, Bytes) + Send>>>,
 ) {
     let mut reader = Reader::default();
     let purpose = tokio::time::timeout(HEADER_DEADLINE, read_purpose(&mut stream, &mut reader)).await;
     match purpose {
         Ok(Ok(Purpose::Beats(rest))) => {
-            let _ = channel.send((stream, rest)).await;
+            let beats = beats.lock().unwrap_or_else(PoisonError::into_inner).take();
+            match beats {
+                Some(beats) => beats(stream, rest),
+                None => link.close("the peer opened a second channel for the link"),
+            }
         }
         Ok(Ok(Purpose::Relayed(meta, first))) => match RelayedStream::new(&session, &link, stream, first) {
             Ok(stream) => session.inner.handler.relayed(&session, &meta, stream),
