@@ -1,6 +1,8 @@
 //! Support of the benchmarks.
 
 pub mod bare;
+pub mod crowd;
+pub mod links;
 pub mod over;
 pub mod processor;
 pub mod programs;

@@ -7,7 +7,7 @@ use tun_tests::net::Loopback;
 
 use crate::contender::Contender;
 use crate::figures::{Figures, Sample};
-use crate::measure::Measure;
+use crate::measure::{Measure, WAN_GOAL};
 use crate::recipe::Running;
 use crate::stage::{Service, Stage};
 use crate::tools::Tools;
@@ -28,6 +28,9 @@ pub(crate) struct Extent {
     pub(crate) seconds: f64,
     pub(crate) connections: usize,
     pub(crate) clients: usize,
+    pub(crate) crowd: usize,
+    /// Rounds of those lines of the WAN for which there is no goal.
+    pub(crate) wan_rounds: usize,
     /// In milliseconds.
     pub(crate) wan_round_trips: Vec<u64>,
     /// In per cent.
@@ -44,8 +47,10 @@ impl Extent {
             seconds: self.seconds.min(0.5),
             connections: self.connections.min(200),
             clients: self.clients.min(20),
-            wan_round_trips: self.wan_round_trips.into_iter().take(1).collect(),
-            wan_losses: self.wan_losses.into_iter().take(1).collect(),
+            crowd: self.crowd.min(200),
+            wan_rounds: 1,
+            wan_round_trips: one(self.wan_round_trips, WAN_GOAL.0),
+            wan_losses: one(self.wan_losses, WAN_GOAL.1),
             wan_rate: self.wan_rate,
         }
     }
@@ -112,7 +117,20 @@ impl Bench {
         contender: impl Fn(&T) -> Contender,
         take: impl AsyncFn(&T) -> Result<Vec<Sample>>,
     ) {
-        for round in 1..=self.extent.rounds {
+        self.so_many_rounds(self.extent.rounds, measure, figures, who, contender, take).await;
+    }
+
+    /// The same in another number of rounds.
+    pub(crate) async fn so_many_rounds<T>(
+        &self,
+        rounds: usize,
+        measure: Measure,
+        figures: &mut Figures,
+        who: &[T],
+        contender: impl Fn(&T) -> Contender,
+        take: impl AsyncFn(&T) -> Result<Vec<Sample>>,
+    ) {
+        for round in 1..=rounds {
             for one in who {
                 let contender = contender(one);
                 match take(one).await {
@@ -124,4 +142,9 @@ impl Bench {
             }
         }
     }
+}
+
+/// The one of them that matters most: the one with a goal, if it is wanted.
+fn one<T: PartialEq>(wanted: Vec<T>, goal: T) -> Vec<T> {
+    if wanted.contains(&goal) { vec![goal] } else { wanted.into_iter().take(1).collect() }
 }

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use tun_benches::crowd::{self, Crowd};
 
 use crate::recipe::Recipe;
 use crate::stage::{Kind, Service, Stage};
@@ -125,9 +126,9 @@ impl Contender {
             Self::Bore => bore::recipe(tools, stage, services),
             Self::Frp => frp::recipe(tools, stage, services, frp::Transport::Tls),
             Self::FrpQuic => frp::recipe(tools, stage, services, frp::Transport::Quic),
-            Self::Tun => Ok(tun::recipe(tools, stage, services, tun::Transport::Tls)),
-            Self::TunPlain => Ok(tun::recipe(tools, stage, services, tun::Transport::Plain)),
-            Self::TunQuic => Ok(tun::recipe(tools, stage, services, tun::Transport::Quic)),
+            Self::Tun => Ok(tun::recipe(tools, stage, services, crowd::Transport::Tls)),
+            Self::TunPlain => Ok(tun::recipe(tools, stage, services, crowd::Transport::Plain)),
+            Self::TunQuic => Ok(tun::recipe(tools, stage, services, crowd::Transport::Quic)),
         }
     }
 
@@ -139,6 +140,24 @@ impl Contender {
             _ => None,
         }
     }
+
+    /// What its clients speak, if this process can play them.
+    pub(crate) fn plays(self) -> Option<crowd::Transport> {
+        match self {
+            Self::Tun => Some(crowd::Transport::Tls),
+            Self::TunPlain => Some(crowd::Transport::Plain),
+            Self::TunQuic => Some(crowd::Transport::Quic),
+            _ => None,
+        }
+    }
+}
+
+/// Clients for the server that is set up there, none yet.
+///
+/// # Errors
+/// TLS cannot be set up.
+pub(crate) fn crowd(stage: Stage<'_>, transport: crowd::Transport) -> Result<Crowd> {
+    Crowd::new(SocketAddr::new(stage.server, CONTROL_PORT), transport, TOKEN)
 }
 
 /// The services as frp's files have them, which are ours as well.

@@ -48,6 +48,12 @@ struct Args {
     /// Idle clients whose memory is measured
     #[arg(long, default_value_t = 200)]
     clients: usize,
+    /// Idle clients, played by this process, whose memory is measured
+    #[arg(long, default_value_t = 5000)]
+    crowd: usize,
+    /// Rounds of those lines of the WAN for which there is no goal
+    #[arg(long, default_value_t = 1)]
+    wan_rounds: usize,
     /// Round trips of the WAN, in milliseconds
     #[arg(long, value_delimiter = ',', default_value = "10,50,100,200")]
     wan_rtt: Vec<u64>,
@@ -76,6 +82,8 @@ async fn main() -> Result<()> {
         seconds: args.seconds,
         connections: args.connections,
         clients: args.clients,
+        crowd: args.crowd,
+        wan_rounds: args.wan_rounds.max(1),
         wan_round_trips: args.wan_rtt,
         wan_losses: args.wan_loss,
         wan_rate: args.wan_rate,

@@ -3,6 +3,7 @@
 mod beside;
 mod clients;
 mod connections;
+mod crowd;
 mod datagrams;
 mod first_byte;
 mod requests;
@@ -17,13 +18,13 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use beside::{ALONE, BESIDE};
-pub(crate) use clients::SERVER as IDLE_CLIENT;
 pub(crate) use connections::{CLIENT, SERVER};
+pub(crate) use crowd::SERVER as ONE_OF_MANY;
 pub(crate) use datagrams::RATE;
 pub(crate) use first_byte::{MEDIAN as FIRST_BYTE_MEDIAN, TAIL as FIRST_BYTE_TAIL};
 pub(crate) use requests::{KEEP_ALIVE, NEW_CONNECTION, rate as request_rate};
 pub(crate) use throughput::{cost, rate};
-pub(crate) use wan::cell as wan_cell;
+pub(crate) use wan::{GOAL as WAN_GOAL, cell as wan_cell};
 
 use crate::bench::Bench;
 use crate::figures::Figures;
@@ -46,6 +47,8 @@ pub(crate) enum Measure {
     Connections,
     /// Memory of an idle client at the server
     Clients,
+    /// Memory of each of thousands of idle clients at the server
+    Crowd,
     /// From the start of the programs to the first byte
     Start,
     /// Bulk over long lines that lose packets
@@ -54,7 +57,7 @@ pub(crate) enum Measure {
 
 impl Measure {
     /// All, in the order of tables.
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Throughput,
         Self::Requests,
         Self::FirstByte,
@@ -62,6 +65,7 @@ impl Measure {
         Self::Datagrams,
         Self::Connections,
         Self::Clients,
+        Self::Crowd,
         Self::Start,
         Self::Wan,
     ];
@@ -79,6 +83,7 @@ impl Measure {
             Self::Datagrams => datagrams::take(bench, figures).await,
             Self::Connections => connections::take(bench, figures).await,
             Self::Clients => clients::take(bench, figures).await,
+            Self::Crowd => crowd::take(bench, figures).await,
             Self::Start => start::take(bench, figures).await,
             Self::Wan => wan::take(bench, figures).await,
         }
@@ -95,6 +100,7 @@ impl fmt::Display for Measure {
             Self::Datagrams => "datagrams",
             Self::Connections => "idle connections",
             Self::Clients => "idle clients",
+            Self::Crowd => "many idle clients",
             Self::Start => "start",
             Self::Wan => "WAN",
         })

@@ -10,8 +10,9 @@ use time::OffsetDateTime;
 
 use crate::bench::Bench;
 use crate::contender::Contender;
-use crate::figures::{Figures, digits};
+use crate::figures::{Figure, Figures, digits};
 use crate::goals::{self, Goal, Standing};
+use crate::measure::Measure;
 
 /// What is there instead of a figure that was not measured.
 const NONE: &str = "–";
@@ -20,17 +21,13 @@ const NONE: &str = "–";
 pub(crate) fn print(bench: &Bench, figures: &Figures) {
     let Extent { rounds, seconds, .. } = Extent::of(bench);
     println!("Medians of {rounds} rounds of {seconds} s.\n");
-    let known =
-        |contender: &Contender| figures.all().iter().any(|figure| figure.median(*contender).is_some());
-    let contenders: Vec<Contender> = Contender::ALL.into_iter().filter(known).collect();
-    let names: Vec<&str> = contenders.iter().map(|contender| contender.name()).collect();
-    println!("| | {} |\n|---|{}", names.join(" | "), "---:|".repeat(names.len()));
-    for figure in figures.all() {
-        let cell = |contender: &Contender| figure.median(*contender).map_or(NONE.to_owned(), digits);
-        let cells: Vec<String> = contenders.iter().map(cell).collect();
-        println!("| {} | {} |", figure.name, cells.join(" | "));
+    // Others take part over the WAN than here.
+    let (wan, here): (Vec<_>, Vec<_>) =
+        figures.all().into_iter().partition(|figure| figure.measure == Measure::Wan);
+    for figures in [here, wan] {
+        medians(&figures);
     }
-    println!("\n| figure of | figure | goal | it is | bound's figure | ratio | met |");
+    println!("| figure of | figure | goal | it is | bound's figure | ratio | met |");
     println!("|---|---|---|---:|---:|---:|---|");
     for goal in goals::all() {
         let Goal { ours, figure, .. } = &goal;
@@ -44,6 +41,23 @@ pub(crate) fn print(bench: &Bench, figures: &Figures) {
         };
         println!("| {} | {figure} | {} | {cells} |", ours.name(), goal.words());
     }
+}
+
+/// Prints a table of some figures, of all contenders that have any of them.
+fn medians(figures: &[&Figure]) {
+    let known = |contender: &Contender| figures.iter().any(|figure| figure.median(*contender).is_some());
+    let contenders: Vec<Contender> = Contender::ALL.into_iter().filter(known).collect();
+    if contenders.is_empty() {
+        return;
+    }
+    let names: Vec<&str> = contenders.iter().map(|contender| contender.name()).collect();
+    println!("| | {} |\n|---|{}", names.join(" | "), "---:|".repeat(names.len()));
+    for figure in figures {
+        let cell = |contender: &Contender| figure.median(*contender).map_or(NONE.to_owned(), digits);
+        let cells: Vec<String> = contenders.iter().map(cell).collect();
+        println!("| {} | {} |", figure.name, cells.join(" | "));
+    }
+    println!();
 }
 
 /// Writes everything as JSON.
@@ -97,6 +111,8 @@ struct Extent {
     seconds: f64,
     connections: usize,
     clients: usize,
+    crowd: usize,
+    wan_rounds: usize,
     wan_mbit_per_second: u64,
 }
 
@@ -108,6 +124,8 @@ impl Extent {
             seconds: extent.seconds,
             connections: extent.connections,
             clients: extent.clients,
+            crowd: extent.crowd,
+            wan_rounds: extent.wan_rounds,
             wan_mbit_per_second: extent.wan_rate,
         }
     }

@@ -1,5 +1,6 @@
 //! tun itself.
 
+use tun_benches::crowd::Transport;
 use tun_tests::program::Launch;
 
 use super::{CONTROL_PORT, TOKEN, proxies};
@@ -9,14 +10,6 @@ use crate::tools::Tools;
 
 /// What the server says of each TCP proxy that is public now.
 pub(super) const SAYS_OF_A_PROXY: &str = "] listening on";
-
-/// What client and server speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Transport {
-    Tls,
-    Plain,
-    Quic,
-}
 
 pub(super) fn recipe(tools: &Tools, stage: Stage<'_>, services: &[Service], transport: Transport) -> Recipe {
     let server = Launch::of("tuns", &tools.tuns).config(&server_config(stage, transport));

@@ -23,7 +23,7 @@ const STARTING: usize = 8;
 const IDLE: Duration = Duration::from_secs(10);
 
 /// The figure.
-pub(crate) const SERVER: &str = "idle client, server KiB";
+const SERVER: &str = "idle client, server KiB";
 
 /// A client. It is ended with this value.
 struct Client {
