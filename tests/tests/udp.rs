@@ -324,6 +324,43 @@ async fn a_flood_towards_a_stalled_service_costs_bounded_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn bursts_in_one_direction_over_quic_do_not_stop_what_follows() {
+    const LAST: &[u8] = b"what follows";
+    const ASKS: usize = 8;
+    let setup = Setup::new(Loopback::claim());
+    let _served = setup.serve().await;
+    let net = setup.net();
+    let config = client_config(net.at(BIND_PORT), "transport.protocol = \"quic\"", &[])
+        + &format!(
+            "[[proxies]]\nname = \"sink\"\ntype = \"udp\"\nlocalIP = \"{}\"\nlocalPort = {SERVICE_PORT}\n\
+             remotePort = {REMOTE_PORT}\n",
+            net.ip()
+        );
+    let client = Launch::client().config(&config).start();
+    client.line("[sink] start proxy success").await;
+    // It never answers: an answer would set things going again.
+    let sink = roomy(net.at(SERVICE_PORT));
+    let asker = Asker::new(net.at(REMOTE_PORT)).await;
+    for burst in 0..10 {
+        let mut arrived = false;
+        // The first may get lost with the end of a burst.
+        for _ in 0..ASKS {
+            asker.send(LAST).await;
+            let mut buffer = [0; 1000];
+            let arriving = async { while sink.recv(&mut buffer).await.ok() != Some(LAST.len()) {} };
+            arrived = tokio::time::timeout(Duration::from_millis(500), arriving).await.is_ok();
+            if arrived {
+                break;
+            }
+        }
+        assert!(arrived, "nothing arrives after {burst} bursts");
+        for _ in 0..2000 {
+            asker.send(&[7; 200]).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_private_service_is_visited_over_the_relay() {
     let scene = Scene::private("sudp").await;
     let echo = scene.echo();

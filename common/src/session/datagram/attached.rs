@@ -97,24 +97,31 @@ impl Attached {
         sink: &dyn DatagramSink,
     ) -> Poll<io::Result<()>> {
         self.deliver(sink)?;
-        if let Some(own) = &mut self.own {
-            for _ in 0..OWN_TURNS {
-                match own.poll_recv(cx) {
-                    Poll::Ready(Some(OwnDatagram { flow, payload })) => sink.deliver(flow, payload),
-                    // A later place on the same link has them now.
-                    Poll::Ready(None) => {
-                        self.own = None;
-                        break;
-                    }
-                    Poll::Pending => break,
-                }
-            }
-        }
-        let chunk = ready!(self.io.poll_read_chunk(cx))?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let own = self.poll_own(cx, sink);
+        let chunk = match self.io.poll_read_chunk(cx) {
+            Poll::Pending if own.is_ready() => return Poll::Ready(Ok(())),
+            read => ready!(read)?.ok_or(io::ErrorKind::UnexpectedEof)?,
+        };
         self.note(chunk.len());
         self.feed(chunk);
         self.deliver(sink)?;
         Poll::Ready(Ok(()))
+    }
+
+    /// Passes on what has arrived in the link's own datagrams; ready if there may be more, of which nobody is told.
+    fn poll_own(&mut self, cx: &mut Context<'_>, sink: &dyn DatagramSink) -> Poll<()> {
+        let Some(own) = &mut self.own else { return Poll::Pending };
+        for _ in 0..OWN_TURNS {
+            match ready!(own.poll_recv(cx)) {
+                Some(OwnDatagram { flow, payload }) => sink.deliver(flow, payload),
+                // A later place on the same link has them now.
+                None => {
+                    self.own = None;
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(())
     }
 
     fn deliver(&mut self, sink: &dyn DatagramSink) -> io::Result<()> {
