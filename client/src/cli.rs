@@ -3,7 +3,7 @@
 mod nat;
 mod private;
 
-use std::{ffi::OsString, num::NonZeroU64, path::PathBuf, process, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, num::NonZeroU64, path::PathBuf, process, time::Duration};
 
 use self::nat::{NAT_NOTES, NatFlags, Nathole};
 use self::private::{
@@ -369,6 +369,15 @@ struct ServerFlags {
     /// Name expected in the server's certificate [default: the server's address]
     #[arg(long, value_name = "NAME")]
     tls_server_name: Option<String>,
+
+    /// How the server is reached
+    #[arg(short, long, value_name = "WAY", default_value = "tcp",
+          value_parser = ["tcp", "quic", "kcp", "websocket", "wss", "auto"])]
+    protocol: String,
+
+    /// Who is asked for the server's address instead of the system
+    #[arg(long, value_name = "IP[:PORT]", value_parser = flags::dns_server)]
+    dns_server: Option<SocketAddr>,
 }
 
 #[derive(Debug, Clone)]
@@ -383,7 +392,10 @@ impl ServerFlags {
             (None, Some(path)) => Some(read_token(&path).map_err(usage)?),
             (None, None) => None,
         };
-        let mut loaded = loader.client_from_str("")?;
+        // As a file would say it, since the keys have to do with each other.
+        let (protocol, encrypted) = (&server.protocol, server.tls_enable);
+        let keys = format!("transport.protocol = {protocol:?}\ntransport.tls.enable = {encrypted}\n");
+        let mut loaded = loader.client_from_str(&keys)?;
         let config = &mut loaded.config;
         if let Some(Address((host, port))) = server.server_addr {
             if port.is_some() && server.server_port.is_some() {
@@ -395,7 +407,7 @@ impl ServerFlags {
         set(&mut config.server_port, server.server_port);
         set(&mut config.user, server.user);
         config.client_id = server.client_id.filter(|id| !id.is_empty());
-        config.transport.tls.enable = server.tls_enable;
+        config.dns_server = server.dns_server;
         set(&mut config.transport.tls.server_name, server.tls_server_name);
         log.apply(&mut config.log);
         Ok(loaded)

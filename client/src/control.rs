@@ -70,6 +70,8 @@ pub(crate) struct Connection<'a> {
     retire: HashMap<u32, Arc<Notify>>,
     /// Links given up since the server last heard.
     lost: BTreeSet<u32>,
+    /// Links that the server is told to give up by the dial under way, if there is one.
+    told: BTreeSet<u32>,
     tunnels: Tunnels,
     dialling: Option<Dialling>,
     backoff: Backoff,
@@ -126,6 +128,7 @@ impl<'a> Connection<'a> {
             link_events,
             retire: HashMap::new(),
             lost: BTreeSet::new(),
+            told: BTreeSet::new(),
             dialling: None,
             backoff: dial::backoff(),
             pause_until: None,
@@ -316,7 +319,8 @@ impl<'a> Connection<'a> {
         if !wanted || self.dialling.is_some() || self.pause_until.is_some() {
             return;
         }
-        let lost = self.lost.iter().chain(&self.suspects).copied().collect();
+        self.told = self.lost.iter().chain(&self.suspects).copied().collect();
+        let lost = self.told.iter().copied().collect();
         let joining = dial::join(self.settings.clone(), self.session.id(), self.secret.clone(), lost);
         self.dialling = Some(Box::pin(joining));
     }
@@ -326,9 +330,13 @@ impl<'a> Connection<'a> {
         match result {
             Ok(dialled) => {
                 self.add_link(dialled.new);
-                let replaced: Vec<u32> = std::mem::take(&mut self.suspects).into_iter().collect();
+                let told = std::mem::take(&mut self.told);
+                let replaced: Vec<u32> =
+                    self.suspects.extract_if(.., |number| told.contains(number)).collect();
                 self.session.close_links(&replaced, "replaced after it fell silent");
-                self.lost.clear();
+                // What has broken since is told with the next link.
+                self.lost.retain(|number| !told.contains(number));
+                self.retire.retain(|number, _| !told.contains(number));
                 self.backoff.reset();
                 self.wants_more = false;
                 if self.linkless_since.take().is_some() || !replaced.is_empty() {

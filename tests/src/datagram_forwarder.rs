@@ -6,14 +6,18 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::datagrams::roomy;
-use crate::forwarder::{Direction, Pending};
+use crate::forwarder::{Direction, Fault, Pending};
+use crate::patience::soon;
 use crate::service::AbortOnDrop;
+
+/// Datagrams of one flow and direction that wait where the way is narrow; later ones are lost, as in a router.
+const QUEUE: usize = 256;
 
 /// A way for the network to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,10 +26,22 @@ pub enum DatagramFault {
     Swallow,
     /// The flows that there are go silent in one direction only; later ones work.
     SwallowOneWay(Direction),
-    /// Nothing passes, of old flows or new ones.
+    /// The flows that there are go silent, and so do those that begin before [`DatagramForwarder::heal`].
     Block,
     /// The flows go on, but their target sees them come from this address, and from other ports.
     Readdress(IpAddr),
+}
+
+impl From<Fault> for DatagramFault {
+    /// What comes nearest to it. Nothing does to a reset.
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Reset => panic!("there is no connection to reset"),
+            Fault::Swallow(_) => Self::Swallow,
+            Fault::SwallowOneWay(direction, _) => Self::SwallowOneWay(direction),
+            Fault::NeverAnswer => Self::Block,
+        }
+    }
 }
 
 /// A running forwarder of datagrams. It ends when this value goes.
@@ -41,8 +57,12 @@ struct Shared {
     front: UdpSocket,
     target: SocketAddr,
     state: Mutex<State>,
+    /// The moments at which flows began.
+    begun: watch::Sender<Vec<Instant>>,
     up: AtomicU64,
     down: AtomicU64,
+    /// Bytes per second and direction of one flow; 0 is unlimited.
+    rate: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -57,8 +77,14 @@ struct Flow {
     back: Arc<UdpSocket>,
     /// Towards the target, and back.
     silent: [bool; 2],
-    _answers: AbortOnDrop,
+    /// What waits to go towards the target at a limited rate.
+    queue: mpsc::Sender<Vec<u8>>,
+    _tasks: [AbortOnDrop; 2],
 }
+
+/// When the next datagram of a flow may go at a limited rate.
+#[derive(Debug, Default)]
+struct Pace(Option<tokio::time::Instant>);
 
 #[derive(Debug)]
 struct Planned {
@@ -73,8 +99,15 @@ impl DatagramForwarder {
     pub fn start(listen: SocketAddr, target: SocketAddr) -> Self {
         let front = roomy(listen);
         let addr = front.local_addr().expect("a socket has an address");
-        let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
-        let shared = Arc::new(Shared { front, target, state: Mutex::default(), up, down });
+        let shared = Arc::new(Shared {
+            front,
+            target,
+            state: Mutex::default(),
+            begun: watch::Sender::default(),
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+            rate: AtomicU64::new(0),
+        });
         let serving = AbortOnDrop::new(tokio::spawn(serve(Arc::clone(&shared))));
         Self { addr, shared, _serving: serving }
     }
@@ -97,9 +130,14 @@ impl DatagramForwarder {
         Pending::new(pending)
     }
 
-    /// Lets datagrams pass again after [`DatagramFault::Block`].
+    /// Lets flows that begin from now on pass again after [`DatagramFault::Block`].
     pub fn heal(&self) {
         self.shared.state().blocked = false;
+    }
+
+    /// Limits each flow to so many bytes per second and direction. What is too much waits for a while, and is lost then.
+    pub fn limit(&self, bytes_per_second: u64) {
+        self.shared.rate.store(bytes_per_second, Ordering::Relaxed);
     }
 
     /// Bytes that have passed in a direction.
@@ -109,7 +147,24 @@ impl DatagramForwarder {
 
     /// How many flows there have been.
     pub fn begun(&self) -> usize {
-        self.shared.state().flows.len()
+        self.shared.begun.borrow().len()
+    }
+
+    /// Waits for the `n`-th flow, and says when it began.
+    pub async fn nth_begun(&self, n: usize) -> Instant {
+        self.begins(&format!("flow number {n} to the forwarder"), |moments| moments.get(n - 1).copied()).await
+    }
+
+    /// Waits for a flow that began after `moment`, and says when that was.
+    pub async fn begun_after(&self, moment: Instant) -> Instant {
+        let later = |moments: &[Instant]| moments.iter().copied().find(|&begun| begun > moment);
+        self.begins("a new flow to the forwarder", later).await
+    }
+
+    async fn begins(&self, what: &str, wanted: impl Fn(&[Instant]) -> Option<Instant>) -> Instant {
+        let mut begun = self.shared.begun.subscribe();
+        let moments = soon(what, begun.wait_for(|moments| wanted(moments).is_some())).await;
+        wanted(&moments.expect("the forwarder lives")).expect("it was waited for")
     }
 }
 
@@ -125,23 +180,29 @@ impl Shared {
         }
     }
 
-    /// The way on for a datagram from `source`, if it has one.
-    fn way(self: &Arc<Self>, source: SocketAddr) -> Option<Arc<UdpSocket>> {
+    /// The way on for a datagram from `source`, if it has one; where that is narrow, the datagram is put in line.
+    fn way(self: &Arc<Self>, source: SocketAddr, datagram: &[u8]) -> Option<Arc<UdpSocket>> {
         let mut state = self.state();
-        if state.blocked {
+        let blocked = state.blocked;
+        let flow = state.flows.entry(source).or_insert_with(|| {
+            self.begun.send_modify(|moments| moments.push(Instant::now()));
+            let own = self.front.local_addr().expect("a socket has an address");
+            Flow { silent: [blocked; 2], ..Flow::new(self, source, SocketAddr::new(own.ip(), 0)) }
+        });
+        if flow.silent[Direction::Up as usize] {
             return None;
         }
-        let flow = state.flows.entry(source).or_insert_with(|| {
-            let own = self.front.local_addr().expect("a socket has an address");
-            Flow::new(self, source, SocketAddr::new(own.ip(), 0))
-        });
-        (!flow.silent[Direction::Up as usize]).then(|| Arc::clone(&flow.back))
+        if self.rate.load(Ordering::Relaxed) > 0 {
+            // Who comes when the line is full is lost.
+            let _ = flow.queue.try_send(datagram.to_vec());
+            return None;
+        }
+        Some(Arc::clone(&flow.back))
     }
 
-    fn lets_back(&self, source: SocketAddr) -> bool {
-        let state = self.state();
-        let silent = state.flows.get(&source).is_none_or(|flow| flow.silent[Direction::Down as usize]);
-        !state.blocked && !silent
+    /// Whether a datagram of this flow passes in a direction.
+    fn lets(&self, source: SocketAddr, direction: Direction) -> bool {
+        self.state().flows.get(&source).is_some_and(|flow| !flow.silent[direction as usize])
     }
 
     /// Counts bytes that have passed, and lets the planned fault happen when they were enough.
@@ -160,8 +221,27 @@ impl Shared {
 impl Flow {
     fn new(shared: &Arc<Shared>, source: SocketAddr, from: SocketAddr) -> Self {
         let back = Arc::new(roomy(from));
+        let (queue, waiting) = mpsc::channel(QUEUE);
         let answers = tokio::spawn(answer(Arc::clone(shared), Arc::clone(&back), source));
-        Self { back, silent: [false; 2], _answers: AbortOnDrop::new(answers) }
+        let asking = tokio::spawn(ask(Arc::clone(shared), Arc::clone(&back), source, waiting));
+        let _tasks = [answers, asking].map(AbortOnDrop::new);
+        Self { back, silent: [false; 2], queue, _tasks }
+    }
+}
+
+impl Pace {
+    /// Waits until a datagram may go that takes its time at `rate` bytes per second.
+    async fn turn(&mut self, bytes: usize, rate: u64) {
+        if rate == 0 {
+            return;
+        }
+        let now = tokio::time::Instant::now();
+        let at = self.0.unwrap_or(now).max(now);
+        self.0 = Some(at + Duration::from_secs_f64(bytes as f64 / rate as f64));
+        // Timers are coarser than the time that one datagram takes.
+        if at > now + Duration::from_millis(1) {
+            tokio::time::sleep_until(at).await;
+        }
     }
 }
 
@@ -171,7 +251,10 @@ fn fail(shared: &Arc<Shared>, state: &mut State, fault: DatagramFault) {
         DatagramFault::SwallowOneWay(direction) => {
             state.flows.values_mut().for_each(|flow| flow.silent[direction as usize] = true);
         }
-        DatagramFault::Block => state.blocked = true,
+        DatagramFault::Block => {
+            state.blocked = true;
+            state.flows.values_mut().for_each(|flow| flow.silent = [true; 2]);
+        }
         DatagramFault::Readdress(ip) => {
             for (source, flow) in &mut state.flows {
                 let silent = flow.silent;
@@ -186,18 +269,37 @@ async fn serve(shared: Arc<Shared>) {
     loop {
         // News of a datagram that nobody took concerns nobody.
         let Ok((n, source)) = shared.front.recv_from(&mut buffer).await else { continue };
-        let Some(back) = shared.way(source) else { continue };
+        let Some(back) = shared.way(source, &buffer[..n]) else { continue };
         if back.send_to(&buffer[..n], shared.target).await.is_ok() {
             shared.count(Direction::Up, n);
         }
     }
 }
 
+/// Sends what waits in line towards the target.
+async fn ask(
+    shared: Arc<Shared>,
+    back: Arc<UdpSocket>,
+    source: SocketAddr,
+    mut waiting: mpsc::Receiver<Vec<u8>>,
+) {
+    let mut pace = Pace::default();
+    while let Some(datagram) = waiting.recv().await {
+        pace.turn(datagram.len(), shared.rate.load(Ordering::Relaxed)).await;
+        if shared.lets(source, Direction::Up) && back.send_to(&datagram, shared.target).await.is_ok() {
+            shared.count(Direction::Up, datagram.len());
+        }
+    }
+}
+
+/// What waits in line here does so in the socket.
 async fn answer(shared: Arc<Shared>, back: Arc<UdpSocket>, source: SocketAddr) {
     let mut buffer = vec![0; 1 << 16];
+    let mut pace = Pace::default();
     loop {
         let Ok((n, _)) = back.recv_from(&mut buffer).await else { continue };
-        if shared.lets_back(source) && shared.front.send_to(&buffer[..n], source).await.is_ok() {
+        pace.turn(n, shared.rate.load(Ordering::Relaxed)).await;
+        if shared.lets(source, Direction::Down) && shared.front.send_to(&buffer[..n], source).await.is_ok() {
             shared.count(Direction::Down, n);
         }
     }

@@ -77,11 +77,16 @@ impl Drop for Echo {
 
 /// A socket with a large buffer.
 pub fn roomy(addr: SocketAddr) -> UdpSocket {
+    UdpSocket::from_std(roomy_socket(addr)).unwrap()
+}
+
+/// The same for those who watch it by themselves.
+pub fn roomy_socket(addr: SocketAddr) -> std::net::UdpSocket {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP)).unwrap();
     socket.set_recv_buffer_size(4 << 20).unwrap();
     socket.set_nonblocking(true).unwrap();
     socket.bind(&addr.into()).unwrap_or_else(|e| panic!("{addr} (UDP) cannot be bound: {e}"));
-    UdpSocket::from_std(socket.into()).unwrap()
+    socket.into()
 }
 
 /// Somebody who sends datagrams to one place and gets answers.

@@ -17,8 +17,11 @@ const CLAIM_PORT: u16 = 30_009;
 /// Where every test's server listens.
 pub const BIND_PORT: u16 = 7000;
 
-/// Where a forwarder in front of the server listens.
-pub const FORWARDER_PORT: u16 = 7001;
+/// Where a forwarder in front of the server listens. Not beside it: that is where its second port for STUN is.
+pub const FORWARDER_PORT: u16 = 7100;
+
+/// Where a proxy or a web server between a client and its server listens.
+pub const PROXY_PORT: u16 = 3128;
 
 /// First of the ports for local services.
 pub const SERVICE_PORT: u16 = 8000;
@@ -84,6 +87,11 @@ impl Place {
     /// A connection to there, from the same namespace.
     pub async fn connect(&self) -> io::Result<TcpStream> {
         self.socket()?.connect(self.addr).await
+    }
+
+    /// Another address in the same namespace.
+    pub fn beside(&self, addr: SocketAddr) -> Self {
+        Self { space: self.space.clone(), addr }
     }
 
     fn socket(&self) -> io::Result<TcpSocket> {

@@ -4,16 +4,17 @@ mod mitm;
 mod stall;
 
 pub use mitm::QuicMitm;
-pub use stall::{QuicStall, QuicStalled};
+pub use stall::QuicStall;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, Endpoint, TransportConfig};
+use quinn::{ClientConfig, Endpoint, EndpointConfig, TokioRuntime, TransportConfig};
 
 use crate::certs::careless_client;
+use crate::datagrams::roomy_socket;
 
 /// What client and server of tun agree to speak over QUIC.
 const ALPN: &[u8] = b"tun-tunnel/1";
@@ -28,7 +29,9 @@ fn careless_endpoint(local: SocketAddr) -> Endpoint {
     // News of the end may get lost where a thousand come at once; whoever asks again gets it again.
     transport.keep_alive_interval(Some(Duration::from_secs(1)));
     config.transport_config(Arc::new(transport));
-    let mut endpoint = Endpoint::client(local).expect("a port is free");
+    let (config_of_endpoint, socket) = (EndpointConfig::default(), roomy_socket(local));
+    let endpoint = Endpoint::new(config_of_endpoint, None, socket, Arc::new(TokioRuntime));
+    let mut endpoint = endpoint.expect("a socket can be watched");
     endpoint.set_default_client_config(config);
     endpoint
 }

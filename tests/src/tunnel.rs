@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
-use crate::forwarder::Forwarder;
 use crate::net::{BIND_PORT, FORWARDER_PORT, Loopback};
+use crate::network::Network;
 use crate::program::{Launch, Program};
+use crate::way::{Entry, Way};
 
 /// The token of tests that do not care about it.
 pub const TOKEN: &str = "a token for tests 9b2e";
@@ -17,6 +18,7 @@ pub struct Setup {
     client_lines: String,
     proxies: Vec<Proxy>,
     awaited: Vec<String>,
+    way: Way,
     forwarded: bool,
 }
 
@@ -49,12 +51,13 @@ pub struct Tunnel {
     pub server_launch: Launch,
     /// How the client is started.
     pub client_launch: Launch,
-    /// The forwarder between them, if there is one.
-    pub forwarder: Option<Forwarder>,
+    /// The network between them that fails on command, if there is one.
+    pub network: Option<Network>,
     /// The running client.
     pub client: Program,
     /// The running server.
     pub server: Program,
+    _entry: Entry,
 }
 
 impl Setup {
@@ -66,6 +69,7 @@ impl Setup {
             client_lines: String::new(),
             proxies: Vec::new(),
             awaited: Vec::new(),
+            way: Way::Tls,
             forwarded: false,
         }
     }
@@ -96,7 +100,13 @@ impl Setup {
         self
     }
 
-    /// Puts a forwarder between client and server.
+    /// Lets the client take this way to the server.
+    pub fn over(mut self, way: Way) -> Self {
+        self.way = way;
+        self
+    }
+
+    /// Puts a forwarder between client and server, where the way comes to the server.
     pub fn forwarded(mut self) -> Self {
         self.forwarded = true;
         self
@@ -113,19 +123,21 @@ impl Setup {
     /// Starts everything, and waits until the proxies are public.
     pub async fn start(self) -> Tunnel {
         let Served { launch: server_launch, server } = self.serve().await;
-        let mut port = BIND_PORT;
-        let mut forwarder = None;
+        let mut target = self.net.at(BIND_PORT);
+        let mut network = None;
         if self.forwarded {
-            port = FORWARDER_PORT;
-            forwarder = Some(Forwarder::start(self.net.at(port), self.net.at(BIND_PORT)).await);
+            let started = Network::start(self.way, self.net.at(FORWARDER_PORT), target).await;
+            target = started.addr();
+            network = Some(started);
         }
-        let config = client_config(self.net.at(port), &self.client_lines, &self.proxies);
+        let entry = self.way.enter(&self.net, target).await;
+        let config = client_config(entry.server, &(entry.lines.clone() + &self.client_lines), &self.proxies);
         let client_launch = Launch::client().config(&config);
         let client = client_launch.start();
         for name in &self.awaited {
             client.line(&format!("[{name}] start proxy success")).await;
         }
-        Tunnel { net: self.net, server_launch, client_launch, forwarder, client, server }
+        Tunnel { net: self.net, server_launch, client_launch, network, client, server, _entry: entry }
     }
 
     /// The address that all of it uses.
@@ -154,9 +166,9 @@ impl Tunnel {
         self.net.at(port_at_end(&last.text))
     }
 
-    /// The forwarder, in set-ups that have one.
-    pub fn forwarder(&self) -> &Forwarder {
-        self.forwarder.as_ref().expect("this set-up has a forwarder")
+    /// The network, in set-ups that have one.
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("this set-up has a forwarder")
     }
 }
 

@@ -55,7 +55,7 @@ async fn visible(client: &str) -> bool {
     let tunnel = setup.proxy("echo", echo.addr(), REMOTE_PORT).start().await;
     let mut visitor = Visitor::connect(tunnel.public(REMOTE_PORT)).await;
     visitor.echo(31, 1000).await;
-    let seen = tunnel.forwarder().seen();
+    let seen = tunnel.network().streams().seen();
     assert!(!holds(&seen, TOKEN.as_bytes()), "the token crossed the wire");
     // A frame may end anywhere, so a part of the text is enough.
     holds(&seen, &pattern::bytes(31, 1000)[400..500])

@@ -9,29 +9,39 @@ use tun_tests::program::Program;
 use tun_tests::service::{Ended, Service};
 use tun_tests::tunnel::{Setup, Tunnel};
 use tun_tests::visitor::{self, End, Visitor};
+use tun_tests::way::Way;
 
 const MIB: u64 = 1 << 20;
 
-async fn tunnel_to(net: Loopback, service: &Service) -> Tunnel {
-    Setup::new(net).proxy("service", service.addr(), REMOTE_PORT).start().await
+tun_tests::over_ways! { all: {
+    a_visitor_that_has_finished_sending_still_gets_its_answer,
+    a_service_that_has_finished_sending_still_hears_its_visitor,
+    a_service_that_speaks_first_is_heard,
+    a_reset_by_the_visitor_reaches_the_service,
+    a_reset_by_the_service_reaches_the_visitor,
+    a_visitor_that_does_not_read_stops_its_service_and_nobody_else,
+    a_service_that_does_not_read_stops_its_visitor_and_nobody_else,
+    a_hundred_stuck_readers_cost_a_bounded_memory_and_stop_nobody_else,
+} }
+
+async fn tunnel_to(way: Way, net: Loopback, service: &Service) -> Tunnel {
+    Setup::new(net).over(way).proxy("service", service.addr(), REMOTE_PORT).start().await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_visitor_that_has_finished_sending_still_gets_its_answer() {
+async fn a_visitor_that_has_finished_sending_still_gets_its_answer(way: Way) {
     let net = Loopback::claim();
     let service = Service::sink(net.at(SERVICE_PORT)).await;
-    let tunnel = tunnel_to(net, &service).await;
+    let tunnel = tunnel_to(way, net, &service).await;
     for len in [0, 1, 3 * MIB] {
         let (digits, sent) = visitor::upload(tunnel.public(REMOTE_PORT), 41, len).await;
         assert_eq!(digits, sent, "{len} bytes");
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_has_finished_sending_still_hears_its_visitor() {
+async fn a_service_that_has_finished_sending_still_hears_its_visitor(way: Way) {
     let net = Loopback::claim();
     let service = Service::greets_and_listens(net.at(SERVICE_PORT), "that is all").await;
-    let tunnel = tunnel_to(net, &service).await;
+    let tunnel = tunnel_to(way, net, &service).await;
     let mut visitor = Visitor::connect(tunnel.public(REMOTE_PORT)).await;
     assert_eq!(visitor.receive_text().await, "that is all");
     let sent = visitor.send_pattern(42, 3 * MIB).await;
@@ -39,31 +49,28 @@ async fn a_service_that_has_finished_sending_still_hears_its_visitor() {
     assert_eq!(service.nth_ended(1).await, Ended::Properly(sent));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_speaks_first_is_heard() {
+async fn a_service_that_speaks_first_is_heard(way: Way) {
     let net = Loopback::claim();
     let service = Service::named(net.at(SERVICE_PORT), "220 ready").await;
-    let tunnel = tunnel_to(net, &service).await;
+    let tunnel = tunnel_to(way, net, &service).await;
     let mut visitor = Visitor::connect(tunnel.public(REMOTE_PORT)).await;
     assert_eq!(visitor.receive(9).await, b"220 ready");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_reset_by_the_visitor_reaches_the_service() {
+async fn a_reset_by_the_visitor_reaches_the_service(way: Way) {
     let net = Loopback::claim();
     let service = Service::echo(net.at(SERVICE_PORT)).await;
-    let tunnel = tunnel_to(net, &service).await;
+    let tunnel = tunnel_to(way, net, &service).await;
     let mut visitor = Visitor::connect(tunnel.public(REMOTE_PORT)).await;
     visitor.echo(43, 1000).await;
     visitor.reset();
     assert_eq!(service.nth_ended(1).await, Ended::Reset);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_reset_by_the_service_reaches_the_visitor() {
+async fn a_reset_by_the_service_reaches_the_visitor(way: Way) {
     let net = Loopback::claim();
     let service = Service::resets(net.at(SERVICE_PORT)).await;
-    let tunnel = tunnel_to(net, &service).await;
+    let tunnel = tunnel_to(way, net, &service).await;
     let mut visitor = Visitor::connect(tunnel.public(REMOTE_PORT)).await;
     visitor.send(b"x").await;
     assert_eq!(visitor.end().await, End::Reset);
@@ -80,13 +87,12 @@ fn grown(program: &Program, before: u64) -> u64 {
     program.resident_kib().saturating_sub(before)
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_visitor_that_does_not_read_stops_its_service_and_nobody_else() {
+async fn a_visitor_that_does_not_read_stops_its_service_and_nobody_else(way: Way) {
     const LEN: u64 = 400 * MIB;
     let _turn = alone().await;
     let net = Loopback::claim();
     let service = Service::duplex(net.at(SERVICE_PORT)).await;
-    let tunnel = tunnel_to(net, &service).await;
+    let tunnel = tunnel_to(way, net, &service).await;
     let before = (tunnel.server.resident_kib(), tunnel.client.resident_kib());
     let mut stuck = Visitor::connect(tunnel.public(REMOTE_PORT)).await;
     stuck.send(format!("44 {LEN}\n").as_bytes()).await;
@@ -117,13 +123,12 @@ async fn a_visitor_that_does_not_read_stops_its_service_and_nobody_else() {
     assert!(ends.contains(&Ended::Properly(uploaded)), "{ends:?}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_service_that_does_not_read_stops_its_visitor_and_nobody_else() {
+async fn a_service_that_does_not_read_stops_its_visitor_and_nobody_else(way: Way) {
     let _turn = alone().await;
     let net = Loopback::claim();
     let deaf = Service::never_reads(net.at(SERVICE_PORT)).await;
     let echo = Service::echo(net.at(SERVICE_PORT + 1)).await;
-    let setup = Setup::new(net).proxy("deaf", deaf.addr(), REMOTE_PORT);
+    let setup = Setup::new(net).over(way).proxy("deaf", deaf.addr(), REMOTE_PORT);
     let tunnel = setup.proxy("echo", echo.addr(), REMOTE_PORT + 1).start().await;
     let before = (tunnel.server.resident_kib(), tunnel.client.resident_kib());
     let written = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
@@ -152,12 +157,11 @@ async fn a_service_that_does_not_read_stops_its_visitor_and_nobody_else() {
     writer.abort();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_hundred_stuck_readers_cost_a_bounded_memory_and_stop_nobody_else() {
+async fn a_hundred_stuck_readers_cost_a_bounded_memory_and_stop_nobody_else(way: Way) {
     let _turn = alone().await;
     let net = Loopback::claim();
     let source = Service::source(net.at(SERVICE_PORT)).await;
-    let tunnel = tunnel_to(net, &source).await;
+    let tunnel = tunnel_to(way, net, &source).await;
     let before = (tunnel.server.resident_kib(), tunnel.client.resident_kib());
     let mut stuck = Vec::new();
     for seed in 0..100 {

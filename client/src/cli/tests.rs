@@ -2,7 +2,7 @@
 
 use super::*;
 use clap::ValueEnum;
-use tun_common::config::{LogTarget, NatTraversal, VisitorConfig, VisitorKind, XtcpVisitor};
+use tun_common::config::{LogTarget, NatTraversal, Protocol, VisitorConfig, VisitorKind, XtcpVisitor};
 
 fn interpreted(args: &[&str]) -> Result<Invocation, Failure> {
     let args = std::iter::once("tunc").chain(args.iter().copied()).map(OsString::from);
@@ -99,6 +99,27 @@ fn flags_of_frpc_work_with_dashes_and_underscores() {
     assert_eq!(config.log.level, LogLevel::Debug, "-v says more than the flag");
     assert_eq!(config.proxies[0].name, "alice.web");
     assert_eq!(config.proxies[0].kind, ProxyKind::Tcp { remote_port: 8080 });
+}
+
+#[test]
+fn the_way_to_the_server_can_be_chosen() {
+    let way = |args: &[&str]| match interpreted(&[&["tcp", "-l", "22"], args].concat()) {
+        Ok(Invocation::Run { config, .. }) => (config.config.transport.protocol, config.warnings.len()),
+        other => panic!("{args:?}: {other:?}"),
+    };
+    assert_eq!(way(&[]), (Protocol::Tcp, 0));
+    assert_eq!(way(&["-p", "kcp"]), (Protocol::Quic, 0));
+    assert_eq!(way(&["--protocol=auto"]), (Protocol::Auto, 0));
+    // As in a file.
+    assert_eq!(way(&["-p", "quic", "--tls-enable=false"]), (Protocol::Quic, 1));
+    assert!(refused(&["tcp", "-l", "22", "-p", "smoke"]).contains("wss, auto"));
+
+    let asked = |server: &str| run(&["udp", "-l", "53", "--dns_server", server]).dns_server;
+    assert_eq!(asked("192.0.2.1"), Some(([192, 0, 2, 1], 53).into()));
+    assert_eq!(asked("192.0.2.1:5353"), Some(([192, 0, 2, 1], 5353).into()));
+    let (config, ..) = visit(&["visit", "ssh", "-p", "wss"]);
+    assert_eq!((config.transport.protocol, config.dns_server), (Protocol::Wss, None));
+    assert!(refused(&["tcp", "-l", "22", "--dns-server", "dns.test"]).contains("must be an IP address"));
 }
 
 #[test]

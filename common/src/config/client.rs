@@ -1,7 +1,6 @@
 //! Decodes a client's file and those it includes.
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -11,7 +10,7 @@ use crate::link::upstream::Choice;
 use super::{
     ClientConfig, ClientTls, ClientTransport, Env, Loader, Protocol,
     check::{check, field},
-    flags::host_and_port,
+    flags::{dns_server, host_and_port},
     keys::{CLIENT, INCLUDED},
     problem::Report,
     read::read,
@@ -102,16 +101,6 @@ fn stun_server(section: Section<'_>, report: &mut Report) -> Option<(String, Opt
             None
         }
     }
-}
-
-/// The port of DNS (RFC 1035).
-const DNS_PORT: u16 = 53;
-
-fn dns_server(text: &str) -> Result<SocketAddr, String> {
-    let wrong = |_| format!("must be an IP address, perhaps with a port, not {text:?}");
-    let (host, port) = host_and_port(text).map_err(wrong)?;
-    let address = host.parse().map_err(|_| wrong(String::new()))?;
-    Ok(SocketAddr::new(address, port.unwrap_or(DNS_PORT)))
 }
 
 /// A text that means something else; `parse` says what is wrong with it.

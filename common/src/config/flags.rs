@@ -1,6 +1,6 @@
 //! What the command lines of both programs share: spelling of flags, lists of ports, addresses.
 
-use std::{ffi::OsString, ops::RangeInclusive};
+use std::{ffi::OsString, net::SocketAddr, ops::RangeInclusive};
 
 /// Lets long flags be written with `_`, as frp's documentation does: `--bind_port` becomes `--bind-port`.
 pub fn normalize(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
@@ -55,6 +55,20 @@ pub fn host_and_port(text: &str) -> Result<(String, Option<u16>), String> {
         return Err("this is not a host name or an IP address".to_owned());
     }
     Ok((host.to_owned(), port))
+}
+
+/// The port of DNS (RFC 1035).
+const DNS_PORT: u16 = 53;
+
+/// Reads `IP` or `IP:PORT`, an IPv6 address in brackets if there is a port; port 53 unless given.
+///
+/// # Errors
+/// What it must be, to be put behind the name of the flag or key.
+pub fn dns_server(text: &str) -> Result<SocketAddr, String> {
+    let wrong = |_| format!("must be an IP address, perhaps with a port, not {text:?}");
+    let (host, port) = host_and_port(text).map_err(wrong)?;
+    let address = host.parse().map_err(|_| wrong(String::new()))?;
+    Ok(SocketAddr::new(address, port.unwrap_or(DNS_PORT)))
 }
 
 /// Reads where to listen: `PORT` or `ADDR:PORT`, an IPv6 address in brackets. Port 0 is any free one.

@@ -215,7 +215,7 @@ pub struct ProxyConfig {
     pub bandwidth: Option<BandwidthLimit>,
     /// Notes for people, shown where proxies are listed.
     pub annotations: BTreeMap<String, String>,
-    /// Free-form facts sent along with the registration.
+    /// Free-form facts, which stay here: frp's server hands them to its plugins.
     pub metadatas: BTreeMap<String, String>,
     /// Host of the local service.
     pub local_ip: String,

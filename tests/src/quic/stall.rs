@@ -3,17 +3,21 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use quinn::{Connection, Endpoint};
-use tokio::net::UdpSocket;
+use quinn::Connection;
 use tokio::task::JoinSet;
 
 use super::careless_endpoint;
 use crate::datagrams::roomy;
 use crate::net::source;
 use crate::patience::soon;
+use crate::stall::{SLOW, Stalled, login};
 
 /// Datagrams that are sent where none is wanted.
 const UNWANTED: usize = 200;
+
+/// Peers that share a socket: few enough for what the server tells all of them at once to find room in its buffer, also
+/// where the system grants no larger one.
+const PER_SOCKET: u16 = 10;
 
 /// How far such peers go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,74 +26,94 @@ pub enum QuicStall {
     FirstPacket,
     /// They finish the handshake, and never log in.
     WithoutLogin,
+    /// They log in one byte at a time.
+    SlowLogin,
     /// They open the stream of the login, too, and send a datagram where nobody may yet.
     UnwantedDatagram,
 }
 
-/// Peers that have gone so far and are stuck now.
-#[derive(Debug, Default)]
-pub struct QuicStalled {
-    waiting: JoinSet<Duration>,
-    refused: usize,
-    /// The sockets of those that take no notice.
-    _silent: Vec<UdpSocket>,
-    _endpoints: Vec<Endpoint>,
-}
-
 impl QuicStall {
-    /// Brings `count` peers into this state at once, `per_source` from each of as many source addresses as that takes.
-    /// Peers that are turned away on the way are counted, not complained about.
-    pub async fn at(self, server: SocketAddr, count: u16, per_source: u16) -> QuicStalled {
+    /// Brings peers into this state: see [`crate::stall::Stall::at`].
+    pub(crate) async fn add(self, stalled: &mut Stalled, server: SocketAddr, count: u16, per_source: u16) {
         let from = |n: u16| SocketAddr::new(source(1 + n / per_source), 0);
         match self {
-            Self::FirstPacket => first_packets(server, count, from).await,
-            Self::WithoutLogin | Self::UnwantedDatagram => self.handshakes(server, count, per_source).await,
+            Self::FirstPacket => first_packets(stalled, server, count, from).await,
+            Self::WithoutLogin | Self::SlowLogin | Self::UnwantedDatagram => {
+                self.handshakes(stalled, server, count, per_source).await;
+            }
         }
     }
 
-    async fn handshakes(self, server: SocketAddr, count: u16, per_source: u16) -> QuicStalled {
+    async fn handshakes(self, stalled: &mut Stalled, server: SocketAddr, count: u16, per_source: u16) {
         let mut connecting = JoinSet::new();
-        let mut stalled = QuicStalled::default();
-        for n in (0..count).step_by(usize::from(per_source)) {
+        let step = per_source.min(PER_SOCKET);
+        for n in (0..count).step_by(usize::from(step)) {
             let endpoint = careless_endpoint(SocketAddr::new(source(1 + n / per_source), 0));
-            for _ in n..count.min(n + per_source) {
-                let started = Instant::now();
+            for _ in n..count.min(n + step) {
                 let connection = endpoint.connect(server, "tuns").expect("a connection can be begun");
-                connecting.spawn(async move { Some((started, connection.await.ok()?)) });
+                // Their time counts from here. First packets may get lost where so many come at once, and are repeated
+                // after one, two and four seconds: until then the server knows nothing of them.
+                connecting.spawn(async move { Some((connection.await.ok()?, Instant::now())) });
             }
-            stalled._endpoints.push(endpoint);
+            stalled.held.push(Box::new(endpoint));
         }
         while let Some(connected) = soon("stalling peers connect", connecting.join_next()).await {
             match connected.expect("connecting does not panic") {
-                Some((started, connection)) => _ = stalled.waiting.spawn(self.until_cut(connection, started)),
+                Some((connection, started)) => _ = stalled.waiting.spawn(self.until_cut(connection, started)),
                 None => stalled.refused += 1,
             }
         }
-        stalled
     }
 
     async fn until_cut(self, connection: Connection, started: Instant) -> Duration {
-        if self == Self::UnwantedDatagram {
-            // It may be cut in the middle of this, or before: others have come since.
-            let Ok((mut stream, _answer)) = connection.open_bi().await else { return started.elapsed() };
-            let _ = stream.write_all(b"TUN").await;
-            for _ in 0..UNWANTED {
-                if connection.send_datagram_wait(vec![0; 1000].into()).await.is_err() {
-                    break;
-                }
-            }
+        // It may be cut in the middle of this, or before: others have come since.
+        let talking = async {
+            match self {
+                Self::SlowLogin => log_in_slowly(&connection).await,
+                Self::UnwantedDatagram => send_datagrams(&connection).await,
+                Self::FirstPacket | Self::WithoutLogin => None,
+            };
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = talking => (),
+            _ = connection.closed() => (),
         }
-        connection.closed().await;
         started.elapsed()
     }
 }
 
+async fn log_in_slowly(connection: &Connection) -> Option<()> {
+    let (mut stream, _answer) = connection.open_bi().await.ok()?;
+    for byte in login() {
+        stream.write_all(&[byte]).await.ok()?;
+        tokio::time::sleep(SLOW).await;
+    }
+    Some(())
+}
+
+async fn send_datagrams(connection: &Connection) -> Option<()> {
+    let (mut stream, answer) = connection.open_bi().await.ok()?;
+    stream.write_all(b"TUN").await.ok()?;
+    for _ in 0..UNWANTED {
+        connection.send_datagram_wait(vec![0; 1000].into()).await.ok()?;
+    }
+    // The stream stays open.
+    std::future::pending::<()>().await;
+    drop((stream, answer));
+    Some(())
+}
+
 /// Has first packets made for somebody who never answers, and sends them to the server from elsewhere.
-async fn first_packets(server: SocketAddr, count: u16, from: impl Fn(u16) -> SocketAddr) -> QuicStalled {
+async fn first_packets(
+    stalled: &mut Stalled,
+    server: SocketAddr,
+    count: u16,
+    from: impl Fn(u16) -> SocketAddr,
+) {
     let nobody = roomy(SocketAddr::new(source(0), 0));
     let address = nobody.local_addr().expect("a socket has an address");
     let maker = careless_endpoint(SocketAddr::new(source(0), 0));
-    let mut stalled = QuicStalled::default();
     let mut buffer = [0; 2048];
     // Held, since one that is given up says so, and that is no first packet.
     let mut begun = Vec::new();
@@ -98,23 +122,6 @@ async fn first_packets(server: SocketAddr, count: u16, from: impl Fn(u16) -> Soc
         let (len, _) = soon("a first packet", nobody.recv_from(&mut buffer)).await.expect("it is read");
         let silent = roomy(from(n));
         silent.send_to(&buffer[..len], server).await.expect("it is sent");
-        stalled._silent.push(silent);
-    }
-    stalled
-}
-
-impl QuicStalled {
-    /// How many were turned away before they got as far as they wanted.
-    pub fn refused(&self) -> usize {
-        self.refused
-    }
-
-    /// Waits until the server has cut every one of them that would notice, and returns the longest time one of them had.
-    pub async fn all_cut(mut self) -> Duration {
-        let mut longest = Duration::ZERO;
-        while let Some(lasted) = soon("a stalled peer is cut", self.waiting.join_next()).await {
-            longest = longest.max(lasted.expect("waiting does not panic"));
-        }
-        longest
+        stalled.held.push(Box::new(silent));
     }
 }
