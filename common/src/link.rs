@@ -2,17 +2,18 @@
 //!
 //! * [`tcp`] dials and tunes sockets, [`upstream`] reaches through proxies, [`tls`] encrypts, [`websocket`] passes for a
 //!   web page, [`handshake`] logs in;
-//! * [`yamux`] multiplexes what comes out, and is the only file that knows the multiplexer;
+//! * [`yamux`] multiplexes what comes out, as `tun_proto::mux` decides;
 //! * [`quic`] needs none of these: it makes links of its own kind, between client and server and directly between peers;
 //! * [`Carrier`] is either of the two before the login;
 //! * [`heartbeat`] keeps a link honest;
 //! * [`Link`] is what the session sees: streams to open, streams that the peer opened, and an end.
 
-mod buffered;
 mod carrier;
 mod datagram;
 pub mod handshake;
 pub mod heartbeat;
+mod idleness;
+mod outgoing;
 pub mod quic;
 mod readahead;
 pub mod resolve;
@@ -23,9 +24,9 @@ pub mod upstream;
 pub mod websocket;
 mod yamux;
 
-pub use buffered::{Io, LinkIo};
 pub use carrier::Carrier;
 pub(crate) use datagram::{OwnDatagram, Wait};
+use idleness::Idleness;
 pub use readahead::ReadAhead;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -35,15 +36,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tun_proto::limits::MAX_STREAMS_PER_LINK;
+use tun_proto::limits::{LINK_STREAM_LIMIT, MAX_STREAMS_PER_LINK};
 
-/// Streams that the peer opened and nobody has taken yet; beyond, new ones are refused.
-const INBOUND_BACKLOG: usize = 256;
-
-/// Requests to open a stream that wait for the multiplexer.
-const OPEN_BACKLOG: usize = 64;
+/// Streams that the peer opened and nobody has taken yet: all that it may open.
+const INBOUND_BACKLOG: usize = LINK_STREAM_LIMIT;
 
 /// A handle to a link; cheap to clone. The link lives until it is closed, breaks, or its driver is stopped.
 #[derive(Debug, Clone)]
@@ -56,7 +55,7 @@ struct Inner {
     number: u32,
     kind: LinkKind,
     peer: SocketAddr,
-    opens: mpsc::Sender<oneshot::Sender<LinkStream>>,
+    opener: Opener,
     traffic: Arc<Traffic>,
     streams: Arc<AtomicUsize>,
     activity: Activity,
@@ -70,6 +69,15 @@ struct Inner {
     gone: CancellationToken,
     reason: OnceLock<String>,
     datagrams: datagram::Datagrams,
+}
+
+/// Who opens streams.
+#[derive(Debug)]
+enum Opener {
+    /// The multiplexer itself.
+    Mux(Arc<yamux::Shared>),
+    /// The driver, on request.
+    Driver(mpsc::Sender<oneshot::Sender<LinkStream>>),
 }
 
 /// What a link runs over; the better way comes later.
@@ -111,13 +119,13 @@ pub struct NewLink {
     pub driver: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-/// The driver's ends of what connects it with its [`Link`].
-struct Ends {
-    /// Streams to open.
-    requests: mpsc::Receiver<oneshot::Sender<LinkStream>>,
-    /// Streams that the peer opened.
-    accepted: mpsc::Sender<LinkStream>,
-}
+/// Any byte stream.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// A byte stream that a link can run on: it has a buffer of its own to read from.
+pub trait LinkIo: Io + AsyncBufRead {}
+impl<T: Io + AsyncBufRead> LinkIo for T {}
 
 impl Link {
     /// Multiplexes `io` with yamux. `number` names the link within its session; `read_ahead` are bytes that were
@@ -151,20 +159,19 @@ impl Link {
         number: u32,
         peer: SocketAddr,
     ) -> NewLink {
-        let (link, Ends { requests, accepted }, inbound) = Link::new(kind, number, peer);
-        let (io, flusher) = buffered::buffered(io, read_ahead, link.inner.traffic.clone());
-        let driver = yamux::Driver::new(io, flusher, side, link.clone(), requests, accepted);
+        let shared = yamux::Shared::new(side == Side::Dialer);
+        let (accepted, inbound) = mpsc::channel(INBOUND_BACKLOG);
+        let link = Link::new(kind, number, peer, Opener::Mux(shared.clone()));
+        let driver = yamux::Driver::new(io, read_ahead, link.clone(), shared, accepted);
         NewLink { link, inbound, driver: Box::pin(driver.run()) }
     }
 
-    fn new(kind: LinkKind, number: u32, peer: SocketAddr) -> (Link, Ends, mpsc::Receiver<LinkStream>) {
-        let (opens, requests) = mpsc::channel(OPEN_BACKLOG);
-        let (accepted, inbound) = mpsc::channel(INBOUND_BACKLOG);
+    fn new(kind: LinkKind, number: u32, peer: SocketAddr, opener: Opener) -> Link {
         let inner = Inner {
             number,
             kind,
             peer,
-            opens,
+            opener,
             traffic: Arc::new(Traffic::new()),
             streams: Arc::new(AtomicUsize::new(0)),
             activity: Activity::default(),
@@ -176,7 +183,7 @@ impl Link {
             reason: OnceLock::new(),
             datagrams: datagram::Datagrams::default(),
         };
-        (Link { inner: Arc::new(inner) }, Ends { requests, accepted }, inbound)
+        Link { inner: Arc::new(inner) }
     }
 
     /// The link's number within its session.
@@ -245,11 +252,15 @@ impl Link {
     /// Opens a stream. Costs no round trip; the peer learns of it with the first bytes. Cancellation safe.
     ///
     /// # Errors
-    /// `NotConnected` when the link is gone.
+    /// `NotConnected` when the link is gone; others if it carries as many streams as it can.
     pub async fn open(&self) -> io::Result<LinkStream> {
+        let opens = match &self.inner.opener {
+            Opener::Mux(shared) => return shared.open(self),
+            Opener::Driver(opens) => opens,
+        };
         let (reply, stream) = oneshot::channel();
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the link is gone");
-        self.inner.opens.send(reply).await.map_err(|_| gone())?;
+        opens.send(reply).await.map_err(|_| gone())?;
         stream.await.map_err(|_| gone())
     }
 

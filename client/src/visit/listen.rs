@@ -19,9 +19,6 @@ pub(crate) async fn serve(name: String, listener: TcpListener, requests: mpsc::S
     loop {
         match listener.accept().await {
             Ok((stream, source)) => {
-                if tcp::tune(&stream, Some(KEEPALIVE)).is_err() {
-                    continue;
-                }
                 let request = Request { local: Box::new(stream), source: source.to_string(), ended: None };
                 if requests.send(request).await.is_err() {
                     return;
@@ -42,7 +39,10 @@ pub(crate) async fn serve(name: String, listener: TcpListener, requests: mpsc::S
 /// When the address is none, or cannot be bound.
 pub(crate) fn bind(address: &str, port: u16) -> anyhow::Result<TcpListener> {
     let address = self::address(address, port)?;
-    tcp::listen(address).with_context(|| format!("cannot listen on {address} (bindAddr, bindPort)"))
+    let listener =
+        tcp::listen(address).with_context(|| format!("cannot listen on {address} (bindAddr, bindPort)"))?;
+    tcp::tune_accepted(&listener, Some(KEEPALIVE))?;
+    Ok(listener)
 }
 
 /// Where the visitor's port is to be.

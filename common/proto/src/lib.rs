@@ -7,6 +7,7 @@
 //! The rooms:
 //! * [`wire`]: what crosses a connection, one message family a file.
 //! * [`auth`]: the proofs both ends give that they know the token.
+//! * [`mux`]: many streams over one connection.
 //! * [`session`]: resumable streams, login, heartbeat, takeover of an identity.
 //! * [`registry`]: who owns which proxy name and port.
 //! * [`tunnels`]: how many data tunnels a client holds and where a new stream goes.
@@ -22,6 +23,7 @@ pub mod auth;
 pub mod backoff;
 pub mod datagram;
 pub mod limits;
+pub mod mux;
 pub mod p2p;
 pub mod race;
 pub mod registry;

@@ -18,6 +18,7 @@ pub mod preface;
 pub mod relay;
 pub mod stream;
 pub mod varint;
+pub mod yamux;
 
 /// A peer sent something that is not of this protocol.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

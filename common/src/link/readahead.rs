@@ -1,9 +1,9 @@
 //! A socket, under TLS or not, read in large pieces.
 //!
 //! rustls asks for 4 KiB at a time, five system calls a record. Here one brings several records while bytes stream in.
-//! As elsewhere, a buffer exists only while it holds bytes.
+//! The large buffer for that stays while much arrives, and goes with the heartbeats that follow: an idle link has none.
 
-use super::Io;
+use super::{Idleness, Io};
 use bytes::{Buf, BytesMut};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -22,6 +22,7 @@ pub struct ReadAhead<S> {
     ahead: BytesMut,
     /// Bytes the next read asks for.
     size: usize,
+    idleness: Idleness,
 }
 
 impl<S> ReadAhead<S> {
@@ -32,7 +33,7 @@ impl<S> ReadAhead<S> {
 
     /// `ahead` are bytes that were read from `io` already.
     pub fn after(io: S, ahead: BytesMut) -> Self {
-        ReadAhead { io, ahead, size: FIRST }
+        ReadAhead { io, ahead, size: FIRST, idleness: Idleness::default() }
     }
 }
 
@@ -75,6 +76,7 @@ impl<S: Io> AsyncBufRead for ReadAhead<S> {
 
 impl<S: Io> ReadAhead<S> {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.ahead.clear();
         self.ahead.reserve(self.size);
         let mut limited = bytes::BufMut::limit(&mut self.ahead, self.size);
         match tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut limited) {
@@ -83,7 +85,9 @@ impl<S: Io> ReadAhead<S> {
                 Poll::Ready(Ok(()))
             }
             Poll::Pending => {
-                self.ahead = BytesMut::new();
+                if self.ahead.capacity() < MOST || self.idleness.is_idle() {
+                    self.ahead = BytesMut::new();
+                }
                 Poll::Pending
             }
         }
@@ -92,6 +96,7 @@ impl<S: Io> ReadAhead<S> {
 
 impl<S> ReadAhead<S> {
     fn adapt(&mut self, read: usize) {
+        self.idleness.note(read);
         if read >= self.size {
             self.size = (self.size * 4).min(MOST);
         } else if read < self.size / 8 {
@@ -156,12 +161,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_buffer_is_held_while_nothing_arrives() {
+    async fn a_large_buffer_stays_with_a_busy_link_and_goes_with_an_idle_one() {
         let (mut far, near) = tokio::io::duplex(1 << 20);
         let mut near = ReadAhead::new(near);
-        far.write_all(&vec![7; 1 << 18]).await.unwrap();
-        near.read_exact(&mut vec![0; 1 << 18]).await.unwrap();
-        assert!(futures_util::poll!(std::pin::pin!(near.read_u8())).is_pending());
-        assert_eq!(near.ahead.capacity(), 0);
+        let mut turn = async |len: usize| {
+            far.write_all(&vec![7; len]).await.unwrap();
+            for piece in vec![0; len].chunks_mut(1000) {
+                near.read_exact(piece).await.unwrap();
+            }
+            assert!(futures_util::poll!(std::pin::pin!(near.read_u8())).is_pending());
+            near.ahead.capacity()
+        };
+        assert_eq!(turn(100).await, 0);
+        let large = turn(1 << 18).await;
+        assert!(large >= MOST);
+        for _ in 1..Idleness::PATIENCE {
+            assert_eq!(turn(1).await, large);
+        }
+        assert_eq!(turn(1).await, 0);
     }
 }

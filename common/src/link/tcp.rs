@@ -19,9 +19,21 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// # Errors
 /// Those of the socket options.
 pub fn tune(stream: &TcpStream, keepalive: Option<Duration>) -> io::Result<()> {
-    stream.set_nodelay(true)?;
+    set(SockRef::from(stream), keepalive)
+}
+
+/// Prepares what `listener` accepts, as [`tune`] does: its sockets inherit these options, which saves five system calls
+/// for each.
+///
+/// # Errors
+/// Those of the socket options.
+pub fn tune_accepted(listener: &TcpListener, keepalive: Option<Duration>) -> io::Result<()> {
+    set(SockRef::from(listener), keepalive)
+}
+
+fn set(socket: SockRef<'_>, keepalive: Option<Duration>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
     if let Some(idle) = keepalive {
-        let socket = SockRef::from(stream);
         let probes = TcpKeepalive::new()
             .with_time(idle)
             .with_interval(Duration::from_secs(15))

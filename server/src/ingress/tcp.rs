@@ -27,7 +27,6 @@ pub(crate) struct TcpIngress {
 struct Shared {
     name: String,
     serving: Mutex<Serving>,
-    keepalive: Option<Duration>,
     patience: Duration,
     /// The client has as many streams as it may; said once until it has fewer.
     full: AtomicBool,
@@ -44,11 +43,11 @@ impl TcpIngress {
         tasks: &Tasks,
     ) -> io::Result<Self> {
         let listener = tcp::listen(address)?;
+        tcp::tune_accepted(&listener, keepalive)?;
         let address = listener.local_addr()?;
         let shared = Shared {
             name: name.to_owned(),
             serving: Mutex::new(serving),
-            keepalive,
             patience,
             full: AtomicBool::new(false),
         };
@@ -92,10 +91,6 @@ impl Drop for TcpIngress {
 
 impl Shared {
     fn relay(&self, stream: TcpStream, visitor: SocketAddr) {
-        if let Err(error) = tcp::tune(&stream, self.keepalive) {
-            tracing::debug!("[{}] connection from {visitor} is gone: {error}", self.name);
-            return;
-        }
         let (session, limit) = {
             let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
             (serving.session.clone(), serving.limit.clone())

@@ -190,14 +190,16 @@ impl RecvHalf {
         self.ack_at = Some(self.ack_at.map_or(due, |at| at.min(due)));
     }
 
-    /// The application took the end that [`RecvHalf::next`] showed, or is made to take a reset early.
-    pub fn consume_end(&mut self, now: Instant) {
+    /// The application took the end that [`RecvHalf::next`] showed, or is made to take a reset early. `last`: nothing
+    /// follows from this side that the acknowledgement of an orderly end could ride along with.
+    pub fn consume_end(&mut self, now: Instant, last: bool) {
         let Some(end) = self.end else { return };
         self.end_delivered = true;
         self.discard();
         self.received = end.at();
         self.delivered = end.at() + end.weight();
-        self.ack_at = Some(now);
+        let due = if last || self.is_reset() { now } else { now + ACK_DELAY };
+        self.ack_at = Some(self.ack_at.map_or(due, |at| at.min(due)));
     }
 
     /// The application takes nothing any more: what is held is dropped.
@@ -350,7 +352,7 @@ mod tests {
         half.handle_data(0, bytes(0..3), false).unwrap();
         assert_eq!(take_all(&mut half, now), [0, 1, 2]);
         assert_eq!(half.next(), Some(Next::Fin));
-        half.consume_end(now);
+        half.consume_end(now, true);
         assert_eq!(half.take_ack(false, now), Some(4));
         half.handle_fin(3).unwrap();
         assert_eq!(half.next(), None, "a repeated end is delivered once");
@@ -361,11 +363,11 @@ mod tests {
         let now = test_clock();
         let mut half = RecvHalf::default();
         half.handle_fin(0).unwrap();
-        half.consume_end(now);
+        half.consume_end(now, true);
         assert!(half.is_done());
         half.handle_reset(0, ResetCode::Aborted).unwrap();
         assert_eq!(half.next(), Some(Next::Reset(ResetCode::Aborted)));
-        half.consume_end(now);
+        half.consume_end(now, true);
         assert_eq!(half.take_ack(false, now), Some(2));
     }
 

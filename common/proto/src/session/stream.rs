@@ -30,7 +30,7 @@ use super::attachment::{Attachments, Greeting};
 use super::budget::{Budget, Inbound};
 use super::recv::{Next, RecvHalf, Violation};
 use super::send::{End, Piece, SendHalf};
-use crate::limits::RESET_LINGER;
+use crate::limits::{ACK_DELAY, RESET_LINGER};
 use crate::wire::login::Id;
 use crate::wire::stream::{Attach, AttachMode, Frame, ResetCode};
 use bytes::{Bytes, BytesMut};
@@ -50,6 +50,8 @@ pub struct Stream {
     attachments: Attachments,
     /// Highest offset that was given to any link.
     transmitted: u64,
+    /// When the answer to the opening leaves at the latest; until then it waits for something to ride along with.
+    answer_due: Option<Instant>,
     /// When a reset is delivered although the application does not take the bytes before it.
     reset_due: Option<Instant>,
     /// The stream failed on this side; no peer needs to be told.
@@ -112,6 +114,7 @@ impl Stream {
             recv: RecvHalf::default(),
             attachments: Attachments::default(),
             transmitted: 0,
+            answer_due: None,
             reset_due: None,
             failed: None,
             failure_due: false,
@@ -211,7 +214,7 @@ impl Stream {
         self.recv.discard();
         self.forget_delivered();
         if self.recv.is_reset() && !self.recv.is_done() {
-            self.recv.consume_end(now);
+            self.recv.consume_end(now, true);
             self.forget_delivered();
         }
         self.reset_due = None;
@@ -250,7 +253,7 @@ impl Stream {
 
     /// The application took the end or the reset.
     pub fn consume_end(&mut self, now: Instant) {
-        self.recv.consume_end(now);
+        self.recv.consume_end(now, self.is_ended());
         self.forget_delivered();
         self.reset_due = None;
         self.failure_due = false;
@@ -281,6 +284,9 @@ impl Stream {
             return Err(Violation("an attachment older than the current one"));
         }
         self.check_received(attach.received)?;
+        // An opener that comes back waits for the answer, which tells it what to send again.
+        let is_new = self.attachments.next_epoch() == 0 && attach.epoch == 0;
+        self.answer_due = is_new.then_some(now + ACK_DELAY);
         self.add_attachment(attach.epoch, attach.mode, attach.received, Greeting::Attached);
         // An opener that comes back has not heard that the acceptor took leave.
         self.parted = false;
@@ -357,8 +363,14 @@ impl Stream {
     /// What to send over attachment `epoch` next.
     pub fn poll_transmit(&mut self, epoch: u32, now: Instant) -> Option<Transmit> {
         let current = self.current();
+        let later = self.may_answer_later(now);
         let attachment = self.attachments.get_mut(epoch)?;
-        if let Some(greeting) = attachment.greeting.take() {
+        if let Some(greeting) = attachment.greeting {
+            if greeting == Greeting::Attached && later {
+                return None;
+            }
+            attachment.greeting = None;
+            self.answer_due = None;
             return Some(self.greet(epoch, greeting));
         }
         if current != Some(epoch) {
@@ -403,7 +415,8 @@ impl Stream {
     /// `writable`: the current attachment takes frames; while it does not, no acknowledgement can leave.
     pub fn poll_timeout(&self, writable: bool) -> Option<Instant> {
         let ack = self.current().filter(|_| writable).and(self.recv.ack_deadline());
-        [ack, self.reset_due].into_iter().flatten().min()
+        let answer = self.answer_due.filter(|_| writable);
+        [ack, answer, self.reset_due].into_iter().flatten().min()
     }
 
     // --- internals ---
@@ -440,6 +453,15 @@ impl Stream {
         let end_sent = self.send.ending().filter(|e| resume_at >= end + e.weight());
         self.attachments.add(epoch, mode, greeting, resume_at.min(end), end_sent);
         self.send.handle_path_change();
+    }
+
+    /// True if nothing leaves now that the answer to the opening would have to precede.
+    fn may_answer_later(&self, now: Instant) -> bool {
+        let waits = self.answer_due.is_some_and(|at| at > now);
+        waits
+            && self.send.piece(0).is_none()
+            && self.send.ending().is_none()
+            && self.recv.ack_deadline().is_none_or(|at| at > now)
     }
 
     fn greet(&self, epoch: u32, greeting: Greeting) -> Transmit {
@@ -490,7 +512,7 @@ impl Stream {
         self.recv.handle_reset(offset, code)?;
         self.send.abandon();
         if gone {
-            self.recv.consume_end(now);
+            self.recv.consume_end(now, true);
             self.forget_delivered();
         } else if self.recv.early_reset().is_some() {
             self.reset_due.get_or_insert(now + RESET_LINGER);

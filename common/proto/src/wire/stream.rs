@@ -1,8 +1,8 @@
 //! A session stream on a link: the header that attaches it, and its frames.
 //!
 //! The opener of the session stream opens a multiplexed stream on some link and sends an [`Attach`] header; the
-//! acceptor answers with [`Frame::Attached`] at once, before it does anything slow. Both ends then exchange
-//! frames until the stream is finished or switched to another link.
+//! acceptor answers with [`Frame::Attached`], together with its first frame or after a moment, before it does anything
+//! slow. Both ends then exchange frames until the stream is finished or switched to another link.
 //!
 //! ```text
 //! attach    = 0x01 id(16) epoch mode(1) received meta_len meta

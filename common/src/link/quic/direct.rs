@@ -6,7 +6,7 @@ use super::congestion::{Acknowledged, CountingConfig};
 use super::driver::{self, Driver, Limits, Transport};
 use super::{IDLE_TIMEOUT, KEEP_ALIVE, LINK_WINDOW, canonical, common, endpoint};
 use crate::link::tls::{OWN_NAME, PeerTls, TlsError};
-use crate::link::{Link, LinkKind, NewLink};
+use crate::link::{LinkKind, NewLink};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use quinn::congestion::CubicConfig;
@@ -148,7 +148,8 @@ fn transport(round_trip: Duration, acknowledged: &Acknowledged) -> TransportConf
 
 fn new_link(transport: Transport, acknowledged: Acknowledged, number: u32) -> NewLink {
     let connection = transport.connection();
-    let (link, ends, inbound) = Link::new(LinkKind::Direct, number, canonical(connection.remote_address()));
+    let (link, ends, inbound) =
+        driver::new_link(LinkKind::Direct, number, canonical(connection.remote_address()));
     link.note_round_trip(connection.rtt());
     let limits = Limits {
         first_streams: FIRST_STREAMS,

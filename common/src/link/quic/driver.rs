@@ -5,14 +5,18 @@ use super::datagram::Datagrams;
 use super::owned::Owned;
 use super::pulse;
 use super::stream::{Shared, Stream};
-use crate::link::{Ends, Link, LinkStream};
+use crate::link::{INBOUND_BACKLOG, Link, LinkKind, LinkStream, Opener};
 use quinn::{Connection, ConnectionError, Endpoint, VarInt};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// How long a closing link may take to send what is queued, and then to tell the peer.
 const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// Requests to open a stream that wait for the driver.
+const OPEN_BACKLOG: usize = 64;
 
 /// Characters of a peer's own words that are repeated.
 const MAX_REASON: usize = 200;
@@ -25,6 +29,25 @@ pub(super) struct Driver {
     acknowledged: Option<Acknowledged>,
     limits: Limits,
     transport: Transport,
+}
+
+/// The driver's ends of what connects it with its [`Link`].
+pub(super) struct Ends {
+    /// Streams to open.
+    requests: mpsc::Receiver<oneshot::Sender<LinkStream>>,
+    /// Streams that the peer opened.
+    accepted: mpsc::Sender<LinkStream>,
+}
+
+/// A link that a driver is to be made for, and the streams that the peer opens.
+pub(super) fn new_link(
+    kind: LinkKind,
+    number: u32,
+    peer: SocketAddr,
+) -> (Link, Ends, mpsc::Receiver<LinkStream>) {
+    let (opens, requests) = mpsc::channel(OPEN_BACKLOG);
+    let (accepted, inbound) = mpsc::channel(INBOUND_BACKLOG);
+    (Link::new(kind, number, peer, Opener::Driver(opens)), Ends { requests, accepted }, inbound)
 }
 
 /// How far a link goes along with its peer.

@@ -4,12 +4,12 @@
 //! material. It is spoken on the client's first stream. Until it has come to a good end, neither end lets the other have
 //! more than that stream and a small window.
 
-use super::driver::{Driver, Limits, Transport};
+use super::driver::{self, Driver, Limits, Transport};
 use super::owned::Owned;
 use super::port::Port;
 use super::{LINK_WINDOW, canonical, common, endpoint, endpoint_config};
 use crate::link::tls::{ClientTls, Secured, ServerTls, fingerprint};
-use crate::link::{Io, Link, LinkKind, NewLink};
+use crate::link::{Io, LinkKind, NewLink};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     ClientConfig, Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream, ServerConfig,
@@ -117,7 +117,7 @@ impl Tunnel {
     /// Why the connection is lost, if it is.
     pub(crate) fn lost(&self) -> Option<io::Error> {
         let error = self.transport.connection().close_reason()?;
-        Some(io::Error::other(super::driver::describe(&error, self.limits.silence)))
+        Some(io::Error::other(driver::describe(&error, self.limits.silence)))
     }
 
     /// Makes the link, after the login.
@@ -129,7 +129,7 @@ impl Tunnel {
         let connection = transport.connection();
         connection.set_receive_window(VarInt::from_u32(LINK_WINDOW));
         connection.set_max_concurrent_bi_streams(VarInt::from_u32(limits.first_streams));
-        let (link, ends, inbound) = Link::new(LinkKind::Tunnel, number, peer);
+        let (link, ends, inbound) = driver::new_link(LinkKind::Tunnel, number, peer);
         link.note_round_trip(connection.rtt());
         let driver = Driver::new(transport, None, limits, link.clone(), ends);
         NewLink { link, inbound, driver: Box::pin(driver.run()) }
@@ -284,5 +284,5 @@ impl Knock {
 
 fn lost(error: &ConnectionError, options: &Options) -> io::Error {
     let kind = io::Error::from(error.clone()).kind();
-    io::Error::new(kind, super::driver::describe(error, options.idle_timeout))
+    io::Error::new(kind, driver::describe(error, options.idle_timeout))
 }
