@@ -39,11 +39,11 @@ async fn tunnel_to_nginx(way: Way) -> (Tunnel, Nginx) {
 async fn a_large_file_is_downloaded_unchanged(way: Way) {
     let _turn = alone().await;
     let (tunnel, nginx) = tunnel_to_nginx(way).await;
-    let mut file = File::create(nginx.files().join("big")).unwrap();
+    let mut file = File::create(nginx.files().join("big")).expect("a file can be made");
     let written = write_pattern(&mut file, 11, large(way));
     let answer =
         within(transfer_patience(), "the download", http::get(tunnel.public(REMOTE_PORT), "/big")).await;
-    let answer = answer.unwrap();
+    let answer = answer.expect("the answer is whole");
     assert_eq!((answer.status, answer.len), (200, large(way)));
     assert_eq!(answer.digits, written);
 }
@@ -52,11 +52,12 @@ async fn a_large_file_is_uploaded_unchanged(way: Way) {
     let _turn = alone().await;
     let (tunnel, nginx) = tunnel_to_nginx(way).await;
     let public = tunnel.public(REMOTE_PORT);
-    let answer =
-        within(transfer_patience(), "the upload", http::put(public, "/big", 12, large(way))).await.unwrap();
+    let answer = within(transfer_patience(), "the upload", http::put(public, "/big", 12, large(way)))
+        .await
+        .expect("the upload is taken");
     assert_eq!(answer.status, 201);
-    let file = File::open(nginx.files().join("big")).unwrap();
-    assert_eq!(file.metadata().unwrap().len(), large(way));
+    let file = File::open(nginx.files().join("big")).expect("the file is there");
+    assert_eq!(file.metadata().expect("it has a length").len(), large(way));
     assert_eq!(Hash::of(file).digits(), digits_of(12, large(way)));
 }
 
