@@ -21,9 +21,13 @@ pub struct Answer {
 
 /// Downloads `path`.
 ///
-/// # Errors
-/// Whatever breaks the connection, or an answer that is not HTTP or has no announced length.
-pub async fn get(addr: SocketAddr, path: &str) -> io::Result<Answer> {
+/// # Panics
+/// If the connection breaks, or the answer is not HTTP, or not as long as it announces.
+pub async fn get(addr: SocketAddr, path: &str) -> Answer {
+    try_get(addr, path).await.expect("a download is answered")
+}
+
+async fn try_get(addr: SocketAddr, path: &str) -> io::Result<Answer> {
     let mut stream = BufReader::with_capacity(256 * 1024, TcpStream::connect(addr).await?);
     let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
@@ -32,9 +36,13 @@ pub async fn get(addr: SocketAddr, path: &str) -> io::Result<Answer> {
 
 /// Uploads `len` bytes of the pattern of `seed` as `path`.
 ///
-/// # Errors
+/// # Panics
 /// As [`get`].
-pub async fn put(addr: SocketAddr, path: &str, seed: u64, len: u64) -> io::Result<Answer> {
+pub async fn put(addr: SocketAddr, path: &str, seed: u64, len: u64) -> Answer {
+    try_put(addr, path, seed, len).await.expect("an upload is answered")
+}
+
+async fn try_put(addr: SocketAddr, path: &str, seed: u64, len: u64) -> io::Result<Answer> {
     let mut stream = BufReader::new(TcpStream::connect(addr).await?);
     let head =
         format!("PUT {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Length: {len}\r\n\r\n");

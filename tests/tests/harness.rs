@@ -122,12 +122,12 @@ async fn nginx_gives_and_takes_files() {
     let net = Loopback::claim();
     let nginx = Nginx::start(net.at(SERVICE_PORT)).await;
     std::fs::write(nginx.files().join("down"), pattern::bytes(1, 5_000_001)).unwrap();
-    let answer = http::get(nginx.addr(), "/down").await.unwrap();
+    let answer = http::get(nginx.addr(), "/down").await;
     assert_eq!(
         (answer.status, answer.len, answer.digits),
         (200, 5_000_001, pattern::digits_of(1, 5_000_001))
     );
-    let answer = http::put(nginx.addr(), "/up", 2, 5_000_001).await.unwrap();
+    let answer = http::put(nginx.addr(), "/up", 2, 5_000_001).await;
     assert_eq!(answer.status, 201);
     assert_eq!(std::fs::read(nginx.files().join("up")).unwrap(), pattern::bytes(2, 5_000_001));
 }

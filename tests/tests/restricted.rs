@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tun_tests::lab::{Lab, Nat, SERVER, Site, Traffic};
+use tun_tests::lab::{Lab, Nat, SERVER, Site, Space, Traffic};
 use tun_tests::net::{BIND_PORT, PROXY_PORT, Place, REMOTE_PORT, SERVICE_PORT};
 use tun_tests::program::{Launch, Program};
 use tun_tests::proxy::{self, Rules};
@@ -41,10 +41,16 @@ impl Company {
         Some(company)
     }
 
+    fn gateway(&self) -> &Space {
+        match self.site.router() {
+            Some(router) => router,
+            None => unreachable!("a site behind a NAT has a router"),
+        }
+    }
+
     /// Adds rules to the router, one a line.
     fn rule(&self, rules: &str, chain: &str) {
-        let router = self.site.router().expect("the site has a router");
-        router.nft(&format!("table ip company {{\n chain {chain} {{\n{rules}\n }}\n}}\n"));
+        self.gateway().nft(&format!("table ip company {{\n chain {chain} {{\n{rules}\n }}\n}}\n"));
     }
 
     /// Lets connections to this port of whatever host out.
@@ -56,13 +62,13 @@ impl Company {
     fn router(&self) -> (SocketAddr, Place) {
         let [a, b, c, _] = self.site.address().octets();
         let at = SocketAddr::from(([a, b, c, 1], PROXY_PORT));
-        (at, Place::from((self.site.router().expect("the site has a router"), at)))
+        (at, Place::from((self.gateway(), at)))
     }
 
     /// Where the server is for those beyond the router.
     fn beyond(&self) -> Place {
         let server = SocketAddr::from((SERVER[0], BIND_PORT));
-        Place::from((self.site.router().expect("the site has a router"), server))
+        Place::from((self.gateway(), server))
     }
 
     /// Starts a client with `auto` and this environment, and checks that it gets in, carries and comes back.

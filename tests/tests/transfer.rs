@@ -1,12 +1,10 @@
 //! Bytes arrive as they were sent: large files through a real web server, and many connections at once.
 
-use std::fs::File;
-
 use tokio::task::JoinSet;
 use tun_tests::http;
 use tun_tests::net::{Loopback, REMOTE_PORT, SERVICE_PORT};
 use tun_tests::patience::{alone, transfer_patience, within};
-use tun_tests::pattern::{Hash, Pattern, digits_of};
+use tun_tests::pattern::digits_of;
 use tun_tests::service::Service;
 use tun_tests::service::nginx::Nginx;
 use tun_tests::tunnel::{Setup, Tunnel};
@@ -39,11 +37,9 @@ async fn tunnel_to_nginx(way: Way) -> (Tunnel, Nginx) {
 async fn a_large_file_is_downloaded_unchanged(way: Way) {
     let _turn = alone().await;
     let (tunnel, nginx) = tunnel_to_nginx(way).await;
-    let mut file = File::create(nginx.files().join("big")).expect("a file can be made");
-    let written = write_pattern(&mut file, 11, large(way));
+    let written = nginx.write_pattern("big", 11, large(way));
     let answer =
         within(transfer_patience(), "the download", http::get(tunnel.public(REMOTE_PORT), "/big")).await;
-    let answer = answer.expect("the answer is whole");
     assert_eq!((answer.status, answer.len), (200, large(way)));
     assert_eq!(answer.digits, written);
 }
@@ -52,13 +48,9 @@ async fn a_large_file_is_uploaded_unchanged(way: Way) {
     let _turn = alone().await;
     let (tunnel, nginx) = tunnel_to_nginx(way).await;
     let public = tunnel.public(REMOTE_PORT);
-    let answer = within(transfer_patience(), "the upload", http::put(public, "/big", 12, large(way)))
-        .await
-        .expect("the upload is taken");
+    let answer = within(transfer_patience(), "the upload", http::put(public, "/big", 12, large(way))).await;
     assert_eq!(answer.status, 201);
-    let file = File::open(nginx.files().join("big")).expect("the file is there");
-    assert_eq!(file.metadata().expect("it has a length").len(), large(way));
-    assert_eq!(Hash::of(file).digits(), digits_of(12, large(way)));
+    assert_eq!(nginx.digits_of("big"), (large(way), digits_of(12, large(way))));
 }
 
 async fn five_hundred_connections_at_once_keep_their_own_data(way: Way) {
@@ -90,16 +82,4 @@ async fn five_hundred_connections_at_once_keep_their_own_data(way: Way) {
     let left_over = within(transfer_patience(), "all echoes", echoes.join_all()).await;
     assert_eq!(left_over.iter().sum::<u64>(), 0);
     assert_eq!(left_over.len() as u64, CONNECTIONS);
-}
-
-/// Writes a pattern into a file, and returns the SHA-256 of it.
-fn write_pattern(file: &mut impl std::io::Write, seed: u64, len: u64) -> String {
-    let (mut pattern, mut hash) = (Pattern::new(seed), Hash::default());
-    let mut buffer = vec![0; 1 << 20];
-    for _ in 0..len / buffer.len() as u64 {
-        pattern.fill(&mut buffer);
-        hash.feed(&buffer);
-        assert!(file.write_all(&buffer).is_ok(), "the disk is full");
-    }
-    hash.digits()
 }

@@ -111,8 +111,8 @@ pub const LOGIN_FAILURE_REFILL: Duration = Duration::from_secs(6);
 /// Finished streams whose outcome is remembered, for a peer that lost the last acknowledgement with its link.
 pub const MAX_TOMBSTONES: usize = 1024;
 
-/// Streams one link may carry. yamux counts streams until both sides have forgotten them and ends the
-/// connection beyond its own limit, so ours lies well below [`LINK_STREAM_LIMIT`].
+/// Streams one link may carry. The multiplexer counts streams until both sides have forgotten them and opens none
+/// beyond its own limit, so ours lies well below [`LINK_STREAM_LIMIT`].
 pub const MAX_STREAMS_PER_LINK: usize = 6 * 1024;
 
 /// Relayed streams one session may have. Nobody but their own readers makes room for more bytes of one, so each may

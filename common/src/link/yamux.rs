@@ -3,6 +3,9 @@
 //! One task reads the socket and writes to it. Streams are opened, read and written by whoever holds them, under a lock
 //! that is held for the copying of a frame at most; the driver is woken when there is something to send.
 
+#[cfg(test)]
+mod tests;
+
 use super::outgoing::Outgoing;
 use super::{Link, LinkIo, LinkStream, MuxStream, Traffic};
 use bytes::{Bytes, BytesMut};

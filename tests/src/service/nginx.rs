@@ -1,5 +1,7 @@
 //! A real nginx, which serves a directory and takes files by PUT.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::certs::Files;
 use crate::eventually::eventually;
+use crate::pattern::{Hash, Pattern};
 use crate::program::{Launch, Program};
 
 /// A running nginx with its own directory.
@@ -67,6 +70,26 @@ impl Nginx {
     /// The directory it serves, and puts files into.
     pub fn files(&self) -> &Path {
         &self.files
+    }
+
+    /// Puts `len` bytes of the pattern of `seed` into a file, in steps of 1 MiB; returns the SHA-256 of them.
+    pub fn write_pattern(&self, name: &str, seed: u64, len: u64) -> String {
+        let mut file = File::create(self.files.join(name)).expect("a file can be made");
+        let (mut pattern, mut hash) = (Pattern::new(seed), Hash::default());
+        let mut buffer = vec![0; 1 << 20];
+        for _ in 0..len / buffer.len() as u64 {
+            pattern.fill(&mut buffer);
+            hash.feed(&buffer);
+            file.write_all(&buffer).expect("the disk has room");
+        }
+        hash.digits()
+    }
+
+    /// The length of a file, and its SHA-256.
+    pub fn digits_of(&self, name: &str) -> (u64, String) {
+        let file = File::open(self.files.join(name)).expect("the file is there");
+        let len = file.metadata().expect("a file has a length").len();
+        (len, Hash::of(file).digits())
     }
 
     /// The process, for its log.

@@ -15,6 +15,7 @@
 
 use super::send::End;
 use crate::wire::stream::AttachMode;
+use std::time::Instant;
 
 /// Attachments kept at once: the current one, one that retires, and a hedge for each.
 const MAX_ATTACHMENTS: usize = 4;
@@ -33,6 +34,9 @@ pub(super) struct Attachment {
     epoch: u32,
     /// What goes out before anything else.
     pub(super) greeting: Option<Greeting>,
+    /// When the answer to a new stream's opening leaves at the latest; until then it waits for something to ride along
+    /// with.
+    pub(super) answer_due: Option<Instant>,
     /// Next offset to send here.
     pub(super) cursor: u64,
     /// The end was sent here.
@@ -75,6 +79,11 @@ impl Attachments {
         self.list.last().is_some_and(|a| a.confirmed)
     }
 
+    /// When the current attachment's answer leaves at the latest, if it waits.
+    pub(super) fn answer_due(&self) -> Option<Instant> {
+        self.list.last().filter(|a| Some(a.epoch) == self.current())?.answer_due
+    }
+
     /// The attachment of that epoch.
     pub(super) fn get_mut(&mut self, epoch: u32) -> Option<&mut Attachment> {
         self.list.iter_mut().find(|a| a.epoch == epoch)
@@ -102,6 +111,7 @@ impl Attachments {
         self.list.push(Attachment {
             epoch,
             greeting: Some(greeting),
+            answer_due: None,
             cursor,
             end_sent,
             retiring: false,

@@ -50,8 +50,6 @@ pub struct Stream {
     attachments: Attachments,
     /// Highest offset that was given to any link.
     transmitted: u64,
-    /// When the answer to the opening leaves at the latest; until then it waits for something to ride along with.
-    answer_due: Option<Instant>,
     /// When a reset is delivered although the application does not take the bytes before it.
     reset_due: Option<Instant>,
     /// The stream failed on this side; no peer needs to be told.
@@ -114,7 +112,6 @@ impl Stream {
             recv: RecvHalf::default(),
             attachments: Attachments::default(),
             transmitted: 0,
-            answer_due: None,
             reset_due: None,
             failed: None,
             failure_due: false,
@@ -286,8 +283,10 @@ impl Stream {
         self.check_received(attach.received)?;
         // An opener that comes back waits for the answer, which tells it what to send again.
         let is_new = self.attachments.next_epoch() == 0 && attach.epoch == 0;
-        self.answer_due = is_new.then_some(now + ACK_DELAY);
         self.add_attachment(attach.epoch, attach.mode, attach.received, Greeting::Attached);
+        if is_new && let Some(attachment) = self.attachments.get_mut(attach.epoch) {
+            attachment.answer_due = Some(now + ACK_DELAY);
+        }
         // An opener that comes back has not heard that the acceptor took leave.
         self.parted = false;
         self.recv.repeat_ack(now);
@@ -363,14 +362,14 @@ impl Stream {
     /// What to send over attachment `epoch` next.
     pub fn poll_transmit(&mut self, epoch: u32, now: Instant) -> Option<Transmit> {
         let current = self.current();
-        let later = self.may_answer_later(now);
+        let later = current == Some(epoch) && self.may_answer_later(now);
         let attachment = self.attachments.get_mut(epoch)?;
         if let Some(greeting) = attachment.greeting {
             if greeting == Greeting::Attached && later {
                 return None;
             }
             attachment.greeting = None;
-            self.answer_due = None;
+            attachment.answer_due = None;
             return Some(self.greet(epoch, greeting));
         }
         if current != Some(epoch) {
@@ -415,7 +414,7 @@ impl Stream {
     /// `writable`: the current attachment takes frames; while it does not, no acknowledgement can leave.
     pub fn poll_timeout(&self, writable: bool) -> Option<Instant> {
         let ack = self.current().filter(|_| writable).and(self.recv.ack_deadline());
-        let answer = self.answer_due.filter(|_| writable);
+        let answer = self.attachments.answer_due().filter(|_| writable);
         [ack, answer, self.reset_due].into_iter().flatten().min()
     }
 
@@ -457,7 +456,7 @@ impl Stream {
 
     /// True if nothing leaves now that the answer to the opening would have to precede.
     fn may_answer_later(&self, now: Instant) -> bool {
-        let waits = self.answer_due.is_some_and(|at| at > now);
+        let waits = self.attachments.answer_due().is_some_and(|at| at > now);
         waits
             && self.send.piece(0).is_none()
             && self.send.ending().is_none()
