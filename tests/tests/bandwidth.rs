@@ -106,6 +106,11 @@ async fn connections_share_a_limit_fairly_and_one_that_does_not_read_holds_up_no
         stuck.send(format!("54 {}\n", 100 * MIB).as_bytes()).await;
         // It stays connected, and gets what fits into buffers.
         quiet("the stuck visitor's service is stopped", || service.sent()).await;
+        // What the limit has saved up is gone before those begin whose shares are compared: it would be the first one's.
+        let mut earlier = Visitor::connect(public).await;
+        earlier.send(format!("55 {}\n", 100 * MIB).as_bytes()).await;
+        earlier.receive(MIB as usize).await;
+        let earlier = tokio::spawn(async move { earlier.receive_to_end().await });
         let started = Instant::now();
         let downloads = (0..6).map(|seed| async move {
             let (digits, expected) = visitor::download(public, seed, LEN).await;
@@ -117,11 +122,12 @@ async fn connections_share_a_limit_fairly_and_one_that_does_not_read_holds_up_no
             took.push(download.await.unwrap());
         }
         let (first, last) = (took.iter().min().unwrap(), took.iter().max().unwrap());
-        assert_rate(mode, 6 * LEN, *last);
+        assert_rate(mode, 7 * LEN, *last);
         assert!(
-            *first > *last * 4 / 5,
+            *first > *last * 9 / 10,
             "{mode}: one had {LEN} bytes after {first:?}, another after {last:?}"
         );
+        earlier.abort();
         drop(stuck);
     }
 }
