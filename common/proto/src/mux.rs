@@ -5,7 +5,8 @@
 //!
 //! # What is sent when
 //! A stream costs no frame of its own: it is opened by the flags of the first frame it has something in, and ended by those
-//! of its last. Streams with something to send take turns, one frame each. A window grows while its reader is quick.
+//! of its last. Streams with something to send take turns, one frame each. A window grows while its reader is quick,
+//! compared with the round trip, which each end measures by a ping behind its first frame and when windows might grow.
 //!
 //! # Memory
 //! A stream holds what its window promised to the peer, and one frame that waits to be sent. All windows together grow by
@@ -29,9 +30,12 @@ use stream::{FIRST_WINDOW, Stream};
 /// acknowledges what it delivered, and never has more in flight than that.
 pub const GROWTH: usize = 512 * 1024 * 1024;
 
-/// Streams that are refused or gone, of which the peer has not been told yet. It opens or uses them faster than it reads;
-/// then it is told of fewer.
-const MOST_REFUSALS: usize = 256;
+/// Streams that are refused or gone, of which the peer has not been told yet: more than it can have. One that uses them
+/// faster than it reads is told of fewer.
+const MOST_REFUSALS: usize = 2 * LINK_STREAM_LIMIT;
+
+/// How old a round trip has to be to be measured again.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One end of a multiplexed connection. `T` is what its user remembers with each stream.
 #[derive(Debug)]
@@ -43,6 +47,7 @@ pub struct Multiplexer<T> {
     ready: VecDeque<u32>,
     refusals: VecDeque<u32>,
     pong: Option<u32>,
+    round_trip: RoundTrip,
     events: VecDeque<Event>,
     input: Input,
     /// What windows may grow by yet.
@@ -88,6 +93,50 @@ impl From<Violation> for MuxError {
     }
 }
 
+/// The shortest round trip that was seen. What is measured under load has waited in queues, which are none of the way.
+#[derive(Debug, Default)]
+struct RoundTrip {
+    shortest: Option<Duration>,
+    /// The number of the last ping, and when it left.
+    asked: Option<(u32, Instant)>,
+    answered: bool,
+    wanted: bool,
+}
+
+impl RoundTrip {
+    /// Something leaves, with which the first ping may go.
+    fn want_first(&mut self) {
+        self.wanted |= self.asked.is_none();
+    }
+
+    /// The shortest, for somebody who would like it up to date.
+    fn consult(&mut self, now: Instant) -> Option<Duration> {
+        let is_old = |(_, at): (u32, Instant)| now.saturating_duration_since(at) > PING_INTERVAL;
+        self.wanted |= self.answered && self.asked.is_none_or(is_old);
+        self.shortest
+    }
+
+    /// The number of the ping that is to leave now, if one is.
+    fn ask(&mut self, now: Instant) -> Option<u32> {
+        if !std::mem::take(&mut self.wanted) {
+            return None;
+        }
+        let number = self.asked.map_or(0, |(number, _)| number.wrapping_add(1));
+        self.asked = Some((number, now));
+        self.answered = false;
+        Some(number)
+    }
+
+    fn handle_answer(&mut self, to: u32, now: Instant) {
+        let Some((number, at)) = self.asked.filter(|_| !self.answered) else { return };
+        if number == to {
+            let took = now.saturating_duration_since(at);
+            self.shortest = Some(self.shortest.map_or(took, |shortest| shortest.min(took)));
+            self.answered = true;
+        }
+    }
+}
+
 /// Of a frame that has arrived in part.
 #[derive(Debug)]
 enum Input {
@@ -108,6 +157,7 @@ impl<T: Default> Multiplexer<T> {
             ready: VecDeque::new(),
             refusals: VecDeque::new(),
             pong: None,
+            round_trip: RoundTrip::default(),
             events: VecDeque::new(),
             input: Input::NOTHING,
             spare: GROWTH,
@@ -168,10 +218,10 @@ impl<T: Default> Multiplexer<T> {
         self.urgent |= queued && waited_for;
     }
 
-    /// The next bytes of a stream. `round_trip` is that of the connection.
-    pub fn read(&mut self, stream: u32, round_trip: Duration) -> Read {
+    /// The next bytes of a stream.
+    pub fn read(&mut self, stream: u32) -> Read {
         let Some(found) = self.streams.get_mut(&stream) else { return Read::Reset };
-        let read = found.read(self.now, round_trip, &mut self.spare);
+        let read = found.read(self.now, &mut self.round_trip, &mut self.spare);
         if found.has_something_to_send() {
             self.urgent |= self.enqueue(stream);
         }
@@ -200,11 +250,17 @@ impl<T: Default> Multiplexer<T> {
         std::mem::take(&mut self.urgent)
     }
 
-    /// The next frame to send.
-    pub fn transmit(&mut self) -> Option<Outgoing> {
-        if let Some(length) = self.pong.take() {
-            let header = Header { kind: Kind::Ping, flags: ACK, stream: 0, length };
-            return Some(Outgoing { header, payload: Bytes::new() });
+    /// The next frame to send; it leaves at `now`.
+    pub fn transmit(&mut self, now: Instant) -> Option<Outgoing> {
+        let ping = |flags, length| {
+            let header = Header { kind: Kind::Ping, flags, stream: 0, length };
+            Some(Outgoing { header, payload: Bytes::new() })
+        };
+        if let Some(number) = self.pong.take() {
+            return ping(ACK, number);
+        }
+        if let Some(number) = self.round_trip.ask(now) {
+            return ping(SYN, number);
         }
         if let Some(stream) = self.refusals.pop_front() {
             let header = Header { kind: Kind::Window, flags: RST, stream, length: 0 };
@@ -224,6 +280,7 @@ impl<T: Default> Multiplexer<T> {
             } else if !stream.held && !stream.has_something_left() {
                 self.forget(id);
             }
+            self.round_trip.want_first();
             return Some(frame);
         }
         None
@@ -275,6 +332,8 @@ impl<T: Default> Multiplexer<T> {
                 if header.has(SYN) {
                     self.pong = Some(header.length);
                     self.urgent = true;
+                } else {
+                    self.round_trip.handle_answer(header.length, self.now);
                 }
                 Ok(())
             }

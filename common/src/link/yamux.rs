@@ -24,9 +24,6 @@ use tun_proto::mux::{Event, Multiplexer, MuxError, Read};
 /// How long a closing link may take to send what is queued.
 const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
 
-/// What a round trip is taken for before it was measured.
-const ROUND_TRIP: Duration = Duration::from_millis(100);
-
 /// Pieces that are read before something is sent. Each is a record of TLS, or what the socket had.
 const READS: usize = 8;
 
@@ -53,7 +50,6 @@ pub(super) struct Shared {
 #[derive(Debug)]
 struct State {
     mux: Multiplexer<Waiting>,
-    round_trip: Duration,
     /// The link is gone.
     gone: bool,
 }
@@ -130,7 +126,7 @@ impl Driver {
     fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
         if !self.ahead.is_empty() {
             let ahead = std::mem::take(&mut self.ahead);
-            self.shared.receive(&ahead, &self.link, &mut self.news).map_err(|error| error.to_string())?;
+            self.shared.receive(&ahead, &mut self.news).map_err(|error| error.to_string())?;
             self.tell();
         }
         for _ in 0..READS {
@@ -141,7 +137,7 @@ impl Driver {
                 let reason = if self.shared.lock().mux.is_amid_frame() { CUT } else { CLOSED };
                 return Poll::Ready(Err(reason.into()));
             }
-            self.shared.receive(available, &self.link, &mut self.news).map_err(|error| error.to_string())?;
+            self.shared.receive(available, &mut self.news).map_err(|error| error.to_string())?;
             Pin::new(&mut self.io).consume(n);
             self.traffic().note_read(n);
             self.tell();
@@ -211,7 +207,7 @@ fn describe(error: &io::Error) -> String {
 impl Shared {
     pub(super) fn new(dialer: bool) -> Arc<Self> {
         let mux = Multiplexer::new(dialer, Instant::now());
-        let state = Mutex::new(State { mux, round_trip: ROUND_TRIP, gone: false });
+        let state = Mutex::new(State { mux, gone: false });
         Arc::new(Shared { state, driver: AtomicWaker::new() })
     }
 
@@ -226,20 +222,18 @@ impl Shared {
         Ok(LinkStream::new(Box::new(Stream::new(self, id)), link))
     }
 
-    fn receive(&self, bytes: &[u8], link: &Link, news: &mut News) -> Result<(), MuxError> {
+    fn receive(&self, bytes: &[u8], news: &mut News) -> Result<(), MuxError> {
         let mut state = self.lock();
-        if let Some(round_trip) = link.round_trip() {
-            state.round_trip = round_trip;
-        }
         let received = state.mux.receive(bytes, Instant::now());
         news.collect(&mut state.mux);
         received
     }
 
     fn gather(&self, outgoing: &mut Outgoing, news: &mut News) {
+        let now = Instant::now();
         let mut state = self.lock();
         while outgoing.has_room()
-            && let Some(frame) = state.mux.transmit()
+            && let Some(frame) = state.mux.transmit(now)
         {
             outgoing.push(frame);
         }
@@ -346,7 +340,7 @@ fn wait(place: &mut Option<Waker>, cx: &Context<'_>) {
 
 impl MuxStream for Stream {
     fn poll_read_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
-        self.shared.with(|state| match state.mux.read(self.id, state.round_trip) {
+        self.shared.with(|state| match state.mux.read(self.id) {
             Read::Chunk(chunk) => Poll::Ready(Ok(Some(chunk))),
             Read::End => Poll::Ready(Ok(None)),
             Read::Nothing if !state.gone => {

@@ -1,11 +1,11 @@
 //! One stream of a multiplexed connection: what waits to be sent, and what waits to be read.
 
-use super::Violation;
+use super::{RoundTrip, Violation};
 use crate::limits::MAX_FRAME;
 use crate::wire::yamux::{ACK, FIN, Header, Kind, RST};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Window of every stream to begin with, in both directions, as the specification of yamux has it.
 pub(super) const FIRST_WINDOW: u32 = 256 * 1024;
@@ -140,17 +140,29 @@ impl<T> Stream<T> {
         if self.end == End::Open {
             self.out = VecDeque::new();
             self.out_len = 0;
-            self.abort = self.known && !self.reset;
         }
+        self.abort_if_waited_for();
         !self.has_something_left()
     }
 
+    /// Of a stream that nobody holds, the peer has to learn that no more is read and written here. Behind an end in order
+    /// it does as soon as it sends to a stream that is gone; without any window left, it would wait for one for ever.
+    fn abort_if_waited_for(&mut self) {
+        let peer_waits = match self.end {
+            End::Open => true,
+            End::Due => false,
+            End::Sent => !self.ended && self.window == 0,
+        };
+        self.abort = peer_waits && self.known && !self.held && !self.reset;
+    }
+
     /// The next bytes. `spare` is what windows may grow by yet; `round_trip` tells whether this one is worth it.
-    pub(super) fn read(&mut self, now: Instant, round_trip: Duration, spare: &mut usize) -> Read {
+    pub(super) fn read(&mut self, now: Instant, round_trip: &mut RoundTrip, spare: &mut usize) -> Read {
         let Some(chunk) = self.inbox.pop_front() else {
-            return match (self.reset, self.ended) {
-                (true, _) => Read::Reset,
-                (_, true) => Read::End,
+            // What the peer ended in order is whole, whatever it thinks of the other half.
+            return match (self.ended, self.reset) {
+                (true, _) => Read::End,
+                (_, true) => Read::Reset,
                 _ => Read::Nothing,
             };
         };
@@ -168,7 +180,8 @@ impl<T> Stream<T> {
     }
 
     /// Half a window in less than two round trips: the sender waits for grants, or soon will.
-    fn grow(&mut self, now: Instant, round_trip: Duration, spare: &mut usize) {
+    fn grow(&mut self, now: Instant, round_trip: &mut RoundTrip, spare: &mut usize) {
+        let Some(round_trip) = round_trip.consult(now) else { return };
         let more = self.most.min(MOST_WINDOW - self.most);
         if now.saturating_duration_since(self.granted) < 2 * round_trip && *spare >= more as usize {
             *spare -= more as usize;
@@ -215,6 +228,7 @@ impl<T> Stream<T> {
         let last = self.out.is_empty() && self.end == End::Due;
         if last {
             self.end = End::Sent;
+            self.abort_if_waited_for();
         }
         let length = payload.len() as u32;
         frame(Kind::Data, if last { FIN } else { 0 }, payload, length)

@@ -6,14 +6,29 @@ const ROUND_TRIP: Duration = Duration::from_millis(10);
 
 type Mux = Multiplexer<()>;
 
+/// Two ends that have measured the round trip.
 fn pair() -> (Mux, Mux) {
-    (Mux::new(true, test_clock()), Mux::new(false, test_clock()))
+    let (mut a, mut b) = (Mux::new(true, test_clock()), Mux::new(false, test_clock()));
+    for mux in [&mut a, &mut b] {
+        mux.round_trip.want_first();
+    }
+    let pings = sent(&mut a);
+    b.receive(&pings, test_clock()).unwrap();
+    let answers = sent(&mut b);
+    a.receive(&answers, test_clock() + ROUND_TRIP).unwrap();
+    let answer = sent(&mut a);
+    b.receive(&answer, test_clock() + ROUND_TRIP).unwrap();
+    for mux in [&mut a, &mut b] {
+        assert!(mux.round_trip.shortest >= Some(ROUND_TRIP));
+        mux.take_urgent();
+    }
+    (a, b)
 }
 
 /// What `from` has to send, in one piece.
 fn sent(from: &mut Mux) -> Vec<u8> {
     let mut wire = Vec::new();
-    while let Some(frame) = from.transmit() {
+    while let Some(frame) = from.transmit(test_clock()) {
         wire.extend_from_slice(&frame.header.encode());
         wire.extend_from_slice(&frame.payload);
     }
@@ -37,7 +52,7 @@ fn opened(mux: &mut Mux) -> u32 {
 }
 
 fn chunk(mux: &mut Mux, stream: u32) -> Bytes {
-    match mux.read(stream, ROUND_TRIP) {
+    match mux.read(stream) {
         Read::Chunk(chunk) => chunk,
         other => panic!("{other:?} instead of a chunk"),
     }
@@ -53,7 +68,7 @@ fn a_stream_that_is_opened_used_and_closed_at_once_is_one_frame() {
     assert_eq!(carry(&mut a, &mut b), HEADER + 5);
     assert_eq!(opened(&mut b), stream);
     assert_eq!(chunk(&mut b, stream), "hello");
-    assert_eq!(b.read(stream, ROUND_TRIP), Read::End);
+    assert_eq!(b.read(stream), Read::End);
 }
 
 #[test]
@@ -62,7 +77,7 @@ fn nobody_hears_of_a_stream_that_was_never_used() {
     let stream = a.open().unwrap();
     a.release(stream);
     assert!(!a.take_urgent());
-    assert!(a.transmit().is_none());
+    assert!(a.transmit(test_clock()).is_none());
     assert!(a.streams.is_empty());
 }
 
@@ -94,10 +109,36 @@ fn a_stream_that_is_dropped_is_aborted() {
     a.release(stream);
     assert_eq!(carry(&mut a, &mut b), HEADER);
     assert_eq!(chunk(&mut b, stream), "x");
-    assert_eq!(b.read(stream, ROUND_TRIP), Read::Reset);
+    assert_eq!(b.read(stream), Read::Reset);
     assert_eq!(b.has_room(stream), None);
     b.release(stream);
-    assert!(a.streams.is_empty() && b.streams.is_empty() && b.transmit().is_none());
+    assert!(a.streams.is_empty() && b.streams.is_empty() && b.transmit(test_clock()).is_none());
+}
+
+#[test]
+fn who_waits_for_the_window_of_a_stream_that_is_gone_is_told() {
+    for has_something_to_send in [false, true] {
+        let (mut a, mut b) = pair();
+        let stream = a.open().unwrap();
+        while a.has_room(stream) == Some(true) {
+            a.write(stream, Bytes::from(vec![1; MAX_FRAME]));
+            carry(&mut a, &mut b);
+        }
+        // It may go on sending behind this end, but is not read any more.
+        if has_something_to_send {
+            b.write(stream, Bytes::from_static(b"the last"));
+        }
+        b.close(stream);
+        b.release(stream);
+        carry(&mut b, &mut a);
+        assert_eq!(a.has_room(stream), None);
+        if has_something_to_send {
+            assert_eq!(chunk(&mut a, stream), "the last");
+        }
+        assert_eq!(a.read(stream), Read::End);
+        a.release(stream);
+        assert!(a.streams.is_empty() && b.streams.is_empty());
+    }
 }
 
 #[test]
@@ -113,7 +154,8 @@ fn who_sends_to_a_stream_that_is_gone_is_told() {
     carry(&mut b, &mut a);
     carry(&mut a, &mut b);
     assert_eq!(chunk(&mut b, stream), "x");
-    assert_eq!(b.read(stream, ROUND_TRIP), Read::Reset);
+    assert_eq!(b.read(stream), Read::End, "all of this direction has arrived");
+    assert_eq!(b.has_room(stream), None);
 }
 
 #[test]
@@ -152,7 +194,7 @@ fn windows_grow_for_quick_readers_alone_and_shrink_with_the_stream() {
             now += pause;
             a.write(stream, Bytes::from(vec![1; MAX_FRAME]));
             b.receive(&sent(a), now).unwrap();
-            while let Read::Chunk(_) = b.read(stream, ROUND_TRIP) {}
+            while let Read::Chunk(_) = b.read(stream) {}
             carry(b, a);
         }
         b.streams[&stream].most
@@ -172,7 +214,8 @@ fn streams_with_much_to_send_take_turns() {
     for stream in &streams {
         a.write(*stream, Bytes::from(vec![0; 3 * MAX_FRAME]));
     }
-    let turns: Vec<_> = std::iter::from_fn(|| a.transmit()).map(|frame| frame.header.stream).collect();
+    let turns: Vec<_> =
+        std::iter::from_fn(|| a.transmit(test_clock())).map(|frame| frame.header.stream).collect();
     assert_eq!(turns, streams.repeat(3));
 }
 
@@ -212,13 +255,46 @@ fn a_peer_that_opens_too_many_streams_is_refused_the_rest() {
 }
 
 #[test]
+fn the_round_trip_is_measured_with_the_first_frame_and_before_windows_grow() {
+    let (mut a, mut b) = (Mux::new(true, test_clock()), Mux::new(false, test_clock()));
+    assert_eq!(a.transmit(test_clock()), None, "nothing is sent for the measurement alone");
+    let stream = a.open().unwrap();
+    a.write(stream, Bytes::from_static(b"x"));
+    let mut now = test_clock();
+    let answer_after = |a: &mut Mux, b: &mut Mux, now: Instant, took: Duration| {
+        let mut wire = Vec::new();
+        while let Some(frame) = a.transmit(now) {
+            wire.extend_from_slice(&frame.header.encode());
+            wire.extend_from_slice(&frame.payload);
+        }
+        b.receive(&wire, now).unwrap();
+        let answer = sent(b);
+        a.receive(&answer, now + took).unwrap();
+        a.round_trip.shortest
+    };
+    let first = answer_after(&mut a, &mut b, now, Duration::from_millis(30));
+    assert_eq!(first, Some(Duration::from_millis(30)));
+
+    // Not again so soon; later on, by who is about to grant more. What is longer is taken for a queue.
+    for (wait, took, shortest) in [(1, 5, 30), (2_000, 20, 20), (2_000, 40, 20)] {
+        now += Duration::from_millis(wait);
+        a.round_trip.consult(now);
+        let measured = answer_after(&mut a, &mut b, now, Duration::from_millis(took));
+        assert_eq!(measured, Some(Duration::from_millis(shortest)), "{wait} ms later");
+    }
+    let unasked = Header { kind: Kind::Ping, flags: ACK, stream: 0, length: 2 };
+    a.receive(&unasked.encode(), now).unwrap();
+    assert_eq!(a.round_trip.shortest, Some(Duration::from_millis(20)), "an answer counts once");
+}
+
+#[test]
 fn a_ping_is_answered() {
     let (_, mut b) = pair();
     let ping = Header { kind: Kind::Ping, flags: SYN, stream: 0, length: 77 };
     b.receive(&ping.encode(), test_clock()).unwrap();
     assert!(b.take_urgent());
     let header = Header { flags: ACK, ..ping };
-    assert_eq!(b.transmit(), Some(Outgoing { header, payload: Bytes::new() }));
+    assert_eq!(b.transmit(test_clock()), Some(Outgoing { header, payload: Bytes::new() }));
 }
 
 /// What one end does.
@@ -274,7 +350,7 @@ impl End {
 
     fn read(&mut self, stream: u32) -> bool {
         let book = self.book.get_mut(&stream).unwrap();
-        match self.mux.read(stream, ROUND_TRIP) {
+        match self.mux.read(stream) {
             Read::Chunk(chunk) => {
                 for (n, byte) in chunk.iter().enumerate() {
                     assert_eq!(*byte, pattern(stream, book.2 + n), "order");
