@@ -36,12 +36,13 @@ fn binary(name: &str) -> PathBuf {
 pub fn build(release: bool) -> BTreeMap<String, PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
+    // With a test among the targets and all packages selected, features are resolved as for `cargo test --workspace`,
+    // and nothing is built a second time. What is released has no tests to be built for.
+    let rest: &[&str] = if release { &["--release"] } else { &["--test", "harness"] };
     command
-        // With a test among the targets and all packages selected, features are resolved as for `cargo test
-        // --workspace`, and nothing is built a second time.
-        .args(["build", "--quiet", "--workspace", "--bin", "tuns", "--bin", "tunc", "--test", "harness"])
+        .args(["build", "--quiet", "--workspace", "--bin", "tuns", "--bin", "tunc"])
+        .args(rest)
         .args(["--message-format", "json-render-diagnostics"])
-        .args(release.then_some("--release"))
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .stderr(Stdio::inherit());
     // What cargo told this test about itself is no concern of the build; build scripts that look at such variables would

@@ -40,24 +40,29 @@ pub(super) async fn take(bench: &Bench, figures: &mut Figures) -> Result<()> {
     // Started anew each time: memory that one round has left behind would be used by the next.
     let one = async |contender: &Contender| {
         let greeter = Greeter::start(local).await?;
-        let (running, stage) = bench.start(*contender, std::slice::from_ref(&service)).await?;
-        let public = running.public(stage, &service);
-        let mut held = open(&public, BEFORE).await?;
-        tokio::time::sleep(IDLE).await;
-        let before = running.resident_kib()?.context("a tunnel has programs")?;
-        let connections = bench.extent.connections;
-        held.extend(open(&public, connections).await?);
-        tokio::time::sleep(IDLE).await;
-        let after = running.resident_kib()?.context("a tunnel has programs")?;
-        drop((running, held));
+        let grown = growth(bench, *contender, &service).await;
+        // Also when that failed, so that the next one finds the port free.
         greeter.stop().await;
-        Ok(vec![
-            Sample::new(SERVER, (after.0 - before.0) / connections as f64),
-            Sample::new(CLIENT, (after.1 - before.1) / connections as f64),
-        ])
+        let (server, client) = grown?;
+        Ok(vec![Sample::new(SERVER, server), Sample::new(CLIENT, client)])
     };
     bench.rounds(Measure::Connections, figures, &who, |contender| *contender, one).await;
     Ok(())
+}
+
+/// What server and client have grown by, in KiB for each connection.
+async fn growth(bench: &Bench, contender: Contender, service: &Service) -> Result<(f64, f64)> {
+    let (running, stage) = bench.start(contender, std::slice::from_ref(service)).await?;
+    let public = running.public(stage, service);
+    let mut held = open(&public, BEFORE).await?;
+    tokio::time::sleep(IDLE).await;
+    let before = running.resident_kib()?.context("a tunnel has programs")?;
+    let connections = bench.extent.connections;
+    held.extend(open(&public, connections).await?);
+    tokio::time::sleep(IDLE).await;
+    let after = running.resident_kib()?.context("a tunnel has programs")?;
+    let each = |before: f64, after: f64| (after - before) / connections as f64;
+    Ok((each(before.0, after.0), each(before.1, after.1)))
 }
 
 /// Opens so many connections; the service has answered on each.
