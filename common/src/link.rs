@@ -318,6 +318,8 @@ trait MuxStream: Send + Unpin {
     }
     /// Ends the sending side in order.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+    /// See [`LinkStream::tighten`].
+    fn tighten(&mut self) {}
 }
 
 impl LinkStream {
@@ -339,6 +341,11 @@ impl LinkStream {
     /// Queues bytes for sending, without copying them where the link can; takes from the front what it queues.
     pub fn poll_write_chunk(&mut self, cx: &mut Context<'_>, chunk: &mut Bytes) -> Poll<io::Result<()>> {
         self.io.poll_write_chunk(cx, chunk)
+    }
+
+    /// Keeps the multiplexer's window for the stream as small as the way allows, for who bounds by itself what is in flight.
+    pub fn tighten(&mut self) {
+        self.io.tighten();
     }
 
     /// Ends the sending side in order.

@@ -228,6 +228,14 @@ impl<T: Default> Multiplexer<T> {
         read
     }
 
+    /// The user of the stream bounds by itself what is in flight, so that its window need not be larger than what the way
+    /// takes: others have to pass what it lets in.
+    pub fn tighten(&mut self, stream: u32) {
+        if let Some(found) = self.streams.get_mut(&stream) {
+            found.tighten();
+        }
+    }
+
     /// Nobody holds the stream any more: aborts it, unless it was closed.
     pub fn release(&mut self, stream: u32) {
         let Some(found) = self.streams.get_mut(&stream) else { return };

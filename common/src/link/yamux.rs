@@ -364,6 +364,10 @@ impl MuxStream for Stream {
         self.poll_push(cx, || std::mem::take(chunk))
     }
 
+    fn tighten(&mut self) {
+        self.shared.with(|state| state.mux.tighten(self.id));
+    }
+
     fn poll_close(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.ended = true;
         self.shared.with(|state| {

@@ -8,7 +8,7 @@ use super::local::{self, Local};
 use super::mailbox::{Command, Mailbox};
 use super::reader::Reader;
 use super::{Session, mode_of_move};
-use crate::link::{Link, LinkStream};
+use crate::link::{Link, LinkKind, LinkStream};
 use bytes::{BufMut, Bytes, BytesMut};
 use std::future::Future;
 use std::io;
@@ -413,7 +413,11 @@ impl Drop for Pump {
 }
 
 impl Attached {
-    fn new(epoch: u32, link: Link, io: LinkStream, reader: Reader) -> Self {
+    fn new(epoch: u32, link: Link, mut io: LinkStream, reader: Reader) -> Self {
+        // The session has a window of its own. A relayed link's way is longer than its idle round trip tells.
+        if link.kind() != LinkKind::Relay {
+            io.tighten();
+        }
         Attached { epoch, link, io, reader, out: Bytes::new(), next: Bytes::new(), counted: 0 }
     }
 

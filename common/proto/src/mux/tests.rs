@@ -200,6 +200,13 @@ fn windows_grow_for_quick_readers_alone_and_shrink_with_the_stream() {
         b.streams[&stream].most
     };
     assert_eq!(pass(&mut a, &mut b, Duration::from_millis(100)), FIRST_WINDOW);
+    // Half a window takes two of these pauses or three: more than two round trips, less than two of the least that counts.
+    b.round_trip.shortest = Some(Duration::from_micros(100));
+    let pause = Duration::from_millis(1);
+    b.tighten(stream);
+    assert_eq!(pass(&mut a, &mut b, pause), FIRST_WINDOW);
+    b.streams.get_mut(&stream).unwrap().least_round_trip = stream::ROOMY;
+    assert!(pass(&mut a, &mut b, pause) > FIRST_WINDOW);
     assert!(pass(&mut a, &mut b, Duration::from_micros(100)) > FIRST_WINDOW);
     assert!(b.spare < GROWTH);
     b.release(stream);
