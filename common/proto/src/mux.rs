@@ -112,7 +112,7 @@ impl RoundTrip {
     /// The shortest, for somebody who would like it up to date.
     fn consult(&mut self, now: Instant) -> Option<Duration> {
         let is_old = |(_, at): (u32, Instant)| now.saturating_duration_since(at) > PING_INTERVAL;
-        self.wanted |= self.answered && self.asked.is_none_or(is_old);
+        self.wanted |= self.answered && self.asked.is_some_and(is_old);
         self.shortest
     }
 

@@ -16,7 +16,7 @@ pub(super) const MOST_WINDOW: u32 = 32 * 1024 * 1024;
 /// What a round trip counts for at least, for a stream whose user does not bound by itself what is in flight. On a shorter way
 /// it is programs that take turns on processors, and bytes that wait for company, that its window has to bridge; with 1 ms,
 /// a relayed stream fills two thirds of a line of 1 Gbit/s.
-pub(super) const ROOMY: Duration = Duration::from_millis(10);
+const ROOMY: Duration = Duration::from_millis(10);
 
 /// Bytes that may wait to be sent before the writer has to wait. What is added last may go beyond.
 const QUEUE: usize = MAX_FRAME;
@@ -50,7 +50,8 @@ pub(super) struct Stream<T> {
     /// Bytes to grant.
     grant: u32,
     granted: Instant,
-    pub(super) least_round_trip: Duration,
+    /// What a round trip counts for at least.
+    least_round_trip: Duration,
     /// The peer has ended its half.
     ended: bool,
     /// The peer has aborted the stream.
