@@ -16,7 +16,15 @@ pub(crate) struct Binaries {
 /// Lets cargo build both, with its progress shown, and takes the paths from its answer.
 pub(crate) fn binaries() -> Result<Binaries> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // What cargo told this program about itself would have crates whose build scripts look at it compiled once more.
+    for (name, _) in std::env::vars_os() {
+        let name_text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|own| name_text.starts_with(own)) {
+            command.env_remove(&name);
+        }
+    }
+    let output = command
         .args(["build", "--release", "--package", "tuns", "--package", "tunc"])
         .args(["--message-format", "json-render-diagnostics"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
